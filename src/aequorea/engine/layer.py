@@ -1,0 +1,324 @@
+"""One layer of a result on disk: a pyramid of sharded arrays with a journal of what is written.
+
+The unit is one shard: encoded in memory by zarr-python, written beside its place, flushed, renamed, then entered
+with size, time and digest into the journal. What the journal does not hold, or what no longer looks as it says, is
+pending. Shards of nothing but zeros are entered and not written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore, MemoryStore
+
+from aequorea.engine import ome_metadata
+from aequorea.engine.durable import Journal, explained, file_digest, remove_file, write_file
+from aequorea.errors import DataError
+from aequorea.progress import Progress
+from aequorea.results import Result
+from aequorea.signal.pyramid import Reduction, factors, halved, reduce
+from aequorea.specs import Spec
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
+
+ZSTD_LEVEL = 1  # level 3 costs twice the time and saves 2 % of a probability map
+OURS = ".aequorea"
+"""The folder in a store that is not for viewers: state, journals, unfinished files, scratch."""
+
+
+class LayerSpec(Spec):
+    """What a layer is; an interrupted one is taken up only if it was begun as exactly this."""
+
+    name: str
+    size: Triple
+    dtype: str
+    kind: Literal["label", "image"]
+    channels: tuple[str, ...]
+    spacing: Spacing | None
+    shard: Triple
+    chunk: Triple
+    how: Reduction
+    pyramid: bool
+    folder: str
+
+    @property
+    def channel_axis(self) -> bool:
+        """Whether the arrays have one: a label image of one channel has not, for viewers show it over any channel."""
+        return self.kind == "image" or len(self.channels) > 1
+
+
+class ZarrLayer:
+    """One layer of a store; implements :class:`aequorea.results.Layer`.
+
+    ``write`` may be called from several threads at once.
+
+    Parameters
+    ----------
+    store
+        The OME-Zarr that it is part of.
+    spec
+        What it is.
+    result
+        Takes the volume when the layer is finished.
+    """
+
+    def __init__(self, store: Path, spec: LayerSpec, result: Result) -> None:
+        self.spec = spec
+        self.store = store
+        self.folder = store / spec.folder
+        self._result = result
+        enough = spec.chunk if spec.pyramid else spec.size
+        self._factors = factors(spec.size, spec.spacing, enough)
+        self._sizes = [halved(spec.size, factor) for factor in self._factors]
+        self._tiling = [fit(size, spec.chunk, spec.shard) for size in self._sizes]
+        self._journal = Journal(store / OURS / "journal" / f"{spec.name}.jsonl")
+        self._done: list[set[Triple]] = [set() for _ in self._sizes]
+        self._lock = threading.Lock()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every shard of every level is written."""
+        return not any(self._left(level) for level in range(len(self._sizes)))
+
+    def pending(self) -> Iterator[Region]:
+        """Yield the regions of the shards that are not written; shards lie on a grid from the origin."""
+        yield from self._left(0)
+
+    def write(self, region: Region, block: Array) -> None:
+        """Write one shard, whole or not at all, and lastingly.
+
+        Parameters
+        ----------
+        region
+            Exactly one shard, cut to the volume, as :meth:`pending` yields them.
+        block
+            Axes ``C Z Y X``; converted to the layer's type.
+
+        Raises
+        ------
+        ValueError
+            If the region is not one shard, or the block is not of its shape.
+        DataError
+            If the disk does not take it.
+        """
+        shape = (len(self.spec.channels), *region.size)
+        if list(Region.whole(self.spec.size).clip(region).split(self.spec.shard)) != [region]:
+            raise ValueError(
+                f"layer '{self.spec.name}': region {region} is not one shard of {self.spec.shard} voxels"
+            )
+        if block.shape != shape:
+            raise ValueError(
+                f"layer '{self.spec.name}': block of shape {block.shape} where {shape} is expected"
+            )
+        self._commit(0, region, block)
+
+    def finish(self) -> Volume:
+        """Make the coarser levels, as far as they are not there, and return the volume with its levels.
+
+        Raises
+        ------
+        ValueError
+            If shards are pending.
+        DataError
+            If the disk does not take it, or what was written is damaged.
+        """
+        if self._left(0):
+            raise ValueError(f"layer '{self.spec.name}': {len(self._left(0))} shards are not written")
+        work = [(level, region) for level in range(1, len(self._sizes)) for region in self._left(level)]
+        total = sum(region.voxels for _, region in work)
+        with Progress(f"pyramid of {self.spec.name}", total, "voxel") as bar:
+            for level, region in work:
+                self._commit(level, region, self._coarser(level, region))
+                bar.advance(region.voxels)
+        volume = self.volume()
+        self._result.layers[self.spec.name] = volume
+        return volume
+
+    def volume(self) -> Volume:
+        """Return what is written, for reading; what is pending reads as zeros."""
+        levels = [self._level(level) for level in range(1, len(self._sizes))]
+        return self._level(0, tuple(levels))
+
+    def check(self) -> list[Path]:
+        """Compare the journal with the disk and return the shards that are not as they were written."""
+        last: dict[tuple[int, Triple], dict[str, Any]] = {}
+        for entry in self._journal.entries():
+            z, y, x = entry["at"]
+            last[entry["level"], (z, y, x)] = entry
+        damaged = []
+        for (level, at), entry in last.items():
+            path = self._shard_path(level, at)
+            if "size" in entry and _intact(path, entry):
+                self._done[level].add(at)
+            else:
+                damaged.append(path)
+        return damaged
+
+    def create(self) -> None:
+        """Write the metadata of the arrays."""
+        for level, (size, (chunk, shard)) in enumerate(zip(self._sizes, self._tiling)):
+            found: dict[str, Any] = {}
+            self._array_in(found, size, chunk, shard)
+            put(self.store, self.folder / str(level) / "zarr.json", found["zarr.json"].to_bytes())
+
+    def ome(self, *, from_root: bool = False) -> dict[str, Any]:
+        """Return the ``ome`` attributes of the layer's group, or of a root group that shows this layer."""
+        spec = self.spec
+        prefix = f"{spec.folder}/" if from_root and spec.folder else ""
+        return ome_metadata.image(
+            spec.name,
+            [f"{prefix}{level}" for level in range(len(self._sizes))],
+            self._factors,
+            spec.spacing,
+            how=spec.how,
+            channels=spec.channels if spec.channel_axis else None,
+            dtype=np.dtype(spec.dtype),
+            label=spec.kind == "label" and not from_root,
+        )
+
+    def _left(self, level: int) -> list[Region]:
+        shard = self._tiling[level][1]
+        with self._lock:
+            done = set(self._done[level])
+        regions = Region.whole(self._sizes[level]).split(shard)
+        return [region for region in regions if _place(region, shard) not in done]
+
+    def _commit(self, level: int, region: Region, block: Array) -> None:
+        chunk, shard = self._tiling[level]
+        at = _place(region, shard)
+        path = self._shard_path(level, at)
+        block = np.asarray(block, self.spec.dtype)
+        entry: dict[str, Any] = {"level": level, "at": at}
+        if block.any():
+            pieces: dict[str, Any] = {}
+            self._array_in(pieces, region.size, chunk, shard)[...] = (
+                block if self.spec.channel_axis else block[0]
+            )
+            del pieces["zarr.json"]
+            (encoded,) = pieces.values()
+            stamp = write_file(path, encoded.to_bytes(), beside=self.store / OURS / "partial")
+            entry |= stamp._asdict()
+        else:
+            remove_file(path)
+            entry["size"] = 0
+        self._journal.append(entry)
+        with self._lock:
+            self._done[level].add(at)
+
+    def _coarser(self, level: int, region: Region) -> Array:
+        """Compute one shard from the level below, in pieces that each need no more than one shard of that."""
+        steps = self._steps(level)
+        chunk, shard = self._tiling[level]
+        z, y, x = (max(c, s // step // c * c) for c, s, step in zip(chunk, shard, steps))
+        block = np.empty((len(self.spec.channels), *region.size), self.spec.dtype)
+        below = self._level(level - 1)
+        for part in region.split((z, y, x)):
+            corner = [a * step for a, step in zip(part.start, steps)]
+            source = Region.at(corner, [n * step for n, step in zip(part.size, steps)]).clip(below.region)
+            block[(slice(None), *part.relative_to(region).slices)] = reduce(
+                below.read(source), steps, self.spec.how
+            )
+        return block
+
+    def _steps(self, level: int) -> Triple:
+        z, y, x = (now // before for now, before in zip(self._factors[level], self._factors[level - 1]))
+        return z, y, x
+
+    def _level(self, level: int, levels: tuple[Volume, ...] = ()) -> Volume:
+        spec = self.spec
+        array = zarr.open_array(LocalStore(self.folder / str(level), read_only=True), mode="r")
+
+        def reader(region: Region) -> Array:
+            try:
+                block = np.asarray(array[(..., *region.slices)])
+            except (ValueError, RuntimeError, OSError):
+                self._distrust(level, region)
+                raise DataError(
+                    f"{self.folder / str(level)}: damaged within {region}; run the same command again to mend it"
+                ) from None
+            return block if spec.channel_axis else block[None]
+
+        z, y, x = spec.spacing or (1.0, 1.0, 1.0)
+        a, b, c = self._factors[level]
+        return Volume(
+            reader=reader,
+            shape=(len(spec.channels), *self._sizes[level]),
+            dtype=np.dtype(spec.dtype),
+            spacing=(z * a, y * b, x * c) if spec.spacing else None,
+            channels=spec.channels,
+            chunks=self._tiling[level][0],
+            levels=levels,
+            name=f"{self.store}:{spec.name}",
+            format="ome_zarr",
+        )
+
+    def _distrust(self, level: int, region: Region) -> None:
+        """Make those shards pending for the next run whose bytes are not the ones that were written."""
+        last = {(entry["level"], tuple(entry["at"])): entry for entry in self._journal.entries()}
+        shard = self._tiling[level][1]
+        for block in region.snap(shard).split(shard):
+            at = _place(block, shard)
+            entry = last.get((level, at), {})
+            if entry.get("size") and not _same_bytes(self._shard_path(level, at), entry):
+                self._journal.append({"level": level, "at": at})
+
+    def _shard_path(self, level: int, at: Triple) -> Path:
+        front = ("0",) if self.spec.channel_axis else ()
+        return self.folder.joinpath(str(level), "c", *front, *(str(i) for i in at))
+
+    def _array_in(self, store: dict[str, Any], size: Triple, chunk: Triple, shard: Triple) -> Any:
+        """Make an empty array of this layer's kind in a dictionary."""
+        channels = len(self.spec.channels)
+        axis = self.spec.channel_axis
+        return zarr.create_array(
+            MemoryStore(store),
+            shape=(channels, *size) if axis else size,
+            shards=(channels, *shard) if axis else shard,
+            chunks=(1, *chunk) if axis else chunk,
+            dtype=self.spec.dtype,
+            compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
+            fill_value=0,
+            dimension_names=("c", "z", "y", "x") if axis else ("z", "y", "x"),
+            config={"write_empty_chunks": False},
+        )
+
+
+def put(store: Path, path: Path, data: bytes) -> None:
+    """Write metadata into a store unless they are there already."""
+    with explained(path):
+        if path.exists() and path.read_bytes() == data:
+            return
+    write_file(path, data, beside=store / OURS / "partial")
+
+
+def fit(size: Triple, chunk: Triple, shard: Triple) -> tuple[Triple, Triple]:
+    """Return chunk and shard for an array that may be smaller than they are, so that no padding is stored."""
+    a, b, c = (min(n, k) for n, k in zip(size, chunk))
+    z, y, x = (-(-min(n, s) // k) * k for n, s, k in zip(size, shard, (a, b, c)))
+    return (a, b, c), (z, y, x)
+
+
+def _place(region: Region, shard: Triple) -> Triple:
+    z, y, x = (a // n for a, n in zip(region.start, shard))
+    return z, y, x
+
+
+def _intact(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a shard is as it was written; its bytes are read only where its time has changed."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return bool(entry["size"] == 0)
+    if entry["size"] == 0 or found.st_size != entry["size"]:
+        return False
+    same_time: bool = found.st_mtime_ns == entry["mtime_ns"]
+    return same_time or _same_bytes(path, entry)
+
+
+def _same_bytes(path: Path, entry: dict[str, Any]) -> bool:
+    return path.is_file() and file_digest(path) == str(entry["digest"])
