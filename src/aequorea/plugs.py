@@ -131,6 +131,9 @@ class Task(Protocol):
     def resolve(self, annotations: Sequence[Annotation]) -> Self:
         """Return the task with everything in its spec that the training annotations decide (classes, sizes)."""
 
+    def stem(self) -> nn.Module:
+        """Return the stem that reads what this task's input needs."""
+
     def head(self, layout: Layout) -> nn.Module:
         """Return the head for a backbone's layout."""
 

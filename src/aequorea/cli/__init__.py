@@ -1,1 +1,58 @@
+"""The command line: words in, one workflow called, lines out.
 
+Each file here is one command and exposes ``command(app)``; heavy imports stay inside the commands, so that
+``aequorea --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+
+import typer
+
+from aequorea import __version__
+from aequorea.errors import AequoreaError, AequoreaWarning
+
+COMMANDS = ("demo", "info", "check", "crops", "finetune", "predict", "evaluate", "doctor")
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        name="aequorea",
+        help="Few-label segmentation of fluorescence volumes larger than memory.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    for name in COMMANDS:
+        import_module(f"aequorea.cli.{name}").command(app)
+
+    @app.callback(invoke_without_command=True)
+    def options(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+        """Few-label segmentation of fluorescence volumes larger than memory."""
+        if version:
+            print(f"aequorea {__version__}")
+            raise typer.Exit
+
+    return app
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and status 2."""
+
+    def show(message: Warning | str, category: type[Warning], *rest: object) -> None:
+        if issubclass(category, AequoreaWarning):
+            print(f"note: {message}", file=sys.stderr)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        _app()()
+    except AequoreaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

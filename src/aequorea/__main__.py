@@ -1,0 +1,5 @@
+"""``python -m aequorea``."""
+
+from aequorea.cli import main
+
+main()

@@ -1,0 +1,156 @@
+"""A residual 3-D U-Net of finite reach, for any spacing.
+
+Kernels are 3³ everywhere. The z stride of each level is chosen when the network runs: 1 until the voxel of that
+level is within 1.5 of isotropic, 2 from then on, so that one set of weights serves every anisotropy. Full
+resolution is where the voxels are, so it is kept to one convolution on each side. Nothing has spatial statistics,
+so a voxel's value does not depend on the tile that it was computed in.
+
+After Çiçek et al., "3D U-Net" (MICCAI 2016), with residual blocks (He et al. 2016) and sums in place of
+concatenations.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aequorea.layers.conv import Conv, ConvUnit, Residual
+from aequorea.layers.norm import BatchNorm
+from aequorea.plugs import Layout
+from aequorea.specs import Spec
+from aequorea.volume import Spacing, Triple
+
+WIDTHS = {"tiny": 16, "small": 32}
+ROLES = 8
+ISOTROPIC = 1.5
+
+
+class UNetSpec(Spec):
+    """Recipe of a :class:`UNet`.
+
+    Attributes
+    ----------
+    size
+        ``tiny`` (16 channels at full resolution) or ``small`` (32); channels double per level.
+    levels
+        Resolutions. Each one more doubles the reach, and with it the halo of a tile.
+    """
+
+    size: Literal["tiny", "small"] = "tiny"
+    levels: int = 4
+
+
+class UNet(nn.Module):
+    """Residual U-Net: x_BCZYX of any size and number of channels to a pyramid, finest first."""
+
+    Spec = UNetSpec
+    ndim = 3
+    trainable = True
+    points = (r"(encoder|decoder|down)\.\d+\..*conv",)
+
+    def __init__(self, spec: UNetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        widths = [WIDTHS[spec.size] * 2**i for i in range(spec.levels)]
+        self.embed = Conv(1, widths[0], bias=False)
+        # One kernel for every channel; what a channel is, is learnt as a gain per role that starts at one.
+        self.roles = nn.Parameter(torch.zeros(ROLES, widths[0]))
+        self.embed_norm = BatchNorm(widths[0])
+        self.down = nn.ModuleList(ConvUnit(a, b) for a, b in zip(widths, widths[1:]))
+        self.encoder = nn.ModuleList(Residual(w) for w in widths[1:])
+        self.narrow = nn.ModuleList(nn.Conv3d(b, a, kernel_size=1) for a, b in zip(widths, widths[1:]))
+        self.decoder = nn.ModuleList([ConvUnit(widths[0], widths[0]), *(Residual(w) for w in widths[1:-1])])
+        self._widths = tuple(widths)
+
+    def strides(self, spacing: Spacing | None) -> list[Triple]:
+        """Return the stride (z, y, x) from each level to the next at a spacing (``None``: isotropic)."""
+        ratio = 1.0 if spacing is None else spacing[0] / min(spacing[1:])
+        steps: list[Triple] = []
+        for _ in range(self.spec.levels - 1):
+            step = 1 if ratio > ISOTROPIC else 2
+            ratio *= step / 2
+            steps.append((step, 2, 2))
+        return steps
+
+    def layout(self, spacing: Spacing | None) -> Layout:
+        """Return channels, strides, grid and reach at a spacing."""
+        steps = self.strides(spacing)
+        strides: list[Triple] = [(1, 1, 1)]
+        for step in steps:
+            last = strides[-1]
+            strides.append((last[0] * step[0], last[1] * step[1], last[2] * step[2]))
+        z, y, x = (_reach([step[axis] for step in steps], strides[-1][axis]) for axis in range(3))
+        return Layout(self._widths, tuple(strides), strides[-1], (z, y, x))
+
+    def forward(self, x: Tensor, spacing: Spacing | None) -> list[Tensor]:
+        """Return the decoder's pyramid, finest level first, each cropped to ceil(size / stride)."""
+        steps = self.strides(spacing)
+        size = x.shape[2:]
+        if size[0] == 1:
+            steps = [(1, step[1], step[2]) for step in steps]
+        strides = [(1, 1, 1)]
+        for step in steps:
+            strides.append(tuple(a * b for a, b in zip(strides[-1], step)))  # type: ignore[arg-type]
+        pad = [-n % s for n, s in zip(size, strides[-1])]
+        if any(pad):
+            x = F.pad(x, (0, pad[2], 0, pad[1], 0, pad[0]))
+        skips = [self._embed(x)]
+        for step, down, block in zip(steps, self.down, self.encoder):
+            skips.append(block(down(skips[-1], step)))
+        levels = [skips[-1]]
+        for i in reversed(range(len(steps))):
+            coarse = self.narrow[i](levels[0])
+            # Reshaping views instead of F.interpolate: nearest upsampling fused with the sum.
+            levels.insert(0, self.decoder[i](_add_upsampled(skips[i], coarse, steps[i])))
+        return [
+            level[..., : -(-size[0] // s[0]), : -(-size[1] // s[1]), : -(-size[2] // s[2])]
+            for level, s in zip(levels, strides)
+        ]
+
+    def _embed(self, x: Tensor) -> Tensor:
+        channels = x.shape[1]
+        if channels > ROLES:
+            raise ValueError(f"{channels} channels, at most {ROLES}")
+        gain = 1 + self.roles[:channels]
+        weight = torch.einsum("cw,wizyx->wczyx", gain.to(x.dtype), self.embed.weight.to(x.dtype).clone())
+        plane = x.shape[2] == 1
+        weight = weight[:, :, 1:2] if plane else weight
+        out = F.conv3d(x, weight, padding=(0, 1, 1) if plane else 1)
+        return F.relu(self.embed_norm(out), inplace=True)
+
+
+def _add_upsampled(fine: Tensor, coarse: Tensor, step: Triple) -> Tensor:
+    """Return ``fine`` plus the nearest upsampling of ``coarse``, without storing the latter."""
+    b, c, z, y, x = coarse.shape
+    blocks = fine.reshape(b, c, z, step[0], y, step[1], x, step[2])
+    return (blocks + coarse[:, :, :, None, :, None, :, None]).reshape(fine.shape)
+
+
+def _reach(steps: list[int], grid: int) -> int:
+    """Return how far along one axis an output voxel sees, at the worst phase on the grid.
+
+    Intervals of needed voxels are followed backwards through the network: a 3-wide convolution widens by one, a
+    strided one maps j to [s j - 1, s j + 1], nearest upsampling maps i to i // s.
+    """
+
+    def encoder(level: int, low: int, high: int) -> tuple[int, int]:
+        if level == 0:
+            return low - 1, high + 1
+        low, high = low - 2, high + 2
+        step = steps[level - 1]
+        return encoder(level - 1, step * low - 1, step * high + 1)
+
+    def decoder(level: int, low: int, high: int) -> tuple[int, int]:
+        if level == len(steps):
+            return encoder(level, low, high)
+        margin = 1 if level == 0 else 2
+        low, high = low - margin, high + margin
+        a, b = encoder(level, low, high)
+        c, d = decoder(level + 1, low // steps[level], high // steps[level])
+        return min(a, c), max(b, d)
+
+    spans = [(phase, *decoder(0, phase, phase)) for phase in range(grid)]
+    return max(max(phase - low, high - phase) for phase, low, high in spans)

@@ -1,0 +1,72 @@
+"""``aequorea finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aequorea.cli.options import Axes, Channel, Spacing, fields, numbers
+
+
+def command(app: typer.Typer) -> None:
+    """Register the command."""
+
+    @app.command()
+    def finetune(
+        data: Annotated[Path, typer.Argument(help="Folder or CSV of images with labels, or crops.")],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
+        task: Annotated[str, typer.Option(help="semantic or instances.")] = "instances",
+        backbone: Annotated[
+            str, typer.Option(help="filters, unet, or auto: both, and the better is kept.")
+        ] = "auto",
+        start: Annotated[Path | None, typer.Option("--model", help="Model to start from.")] = None,
+        adapter: Annotated[str | None, typer.Option(help="lora or linear; default: everything trains.")] = None,
+        steps: Annotated[int, typer.Option(help="Training steps.")] = 300,
+        learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+        seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+        held_out: Annotated[float, typer.Option(help="Share of the specimens kept for scores.")] = 0.25,
+        unlabelled: Annotated[
+            int | None, typer.Option(help="Label value of voxels that nobody looked at.")
+        ] = None,
+        set_: Annotated[
+            list[str] | None, typer.Option("--set", help="A field of the task: any_object=true, …")
+        ] = None,
+        head: Annotated[str, typer.Option(help="On fixed filters: logistic or forest.")] = "logistic",
+        spacing: Spacing = None,
+        axes: Axes = None,
+        channel: Channel = None,
+    ) -> None:
+        """Train a model on a few labelled crops or volumes; run again to take up an interrupted run."""
+        from aequorea.engine.processes import together
+        from aequorea.workflows.finetune import FinetuneSpec, finetune
+
+        spec = FinetuneSpec.parse(
+            {
+                "task": {"name": task, **fields(set_ or [], "--set")},
+                "backbone": {"name": backbone},
+                "adapter": {"name": adapter} if adapter else None,
+                "start": str(start) if start else None,
+                "train": {"steps": steps, "learning_rate": learning_rate, "seed": seed},
+                "held_out": held_out,
+                "head": head,
+            }
+        )
+        with together() as first:
+            done = finetune(
+                data,
+                out,
+                spec,
+                unlabelled=unlabelled,
+                spacing=numbers(spacing, "--spacing"),
+                axes=axes,
+                channel=channel,
+            )
+        if first:
+            for line in done.lines:
+                print(line)
+            for name, score in done.scores.items():
+                print(f"held-out {done.model.task.better}  {name:10s} {score:.3f}")
+            print(f"model: {done.path}")
+            print(f"next:  aequorea predict {done.path} IMAGE OUT.ome.zarr")

@@ -1,0 +1,47 @@
+"""Options that several commands share, and how their words become values."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from aequorea.errors import SpecError
+
+Spacing = Annotated[
+    str | None, typer.Option("--spacing", help="Voxel size in µm, Z,Y,X; overrides the file's.", metavar="Z,Y,X")
+]
+Axes = Annotated[str | None, typer.Option("--axes", help="One letter per axis of the file, e.g. TCZYX.")]
+Channel = Annotated[str | None, typer.Option("--channel", help="Channels to use, by number or name: 0 or 0,2.")]
+
+
+def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) -> Any:
+    """Return three numbers z, y, x from ``"2,0.5,0.5"``, or ``None``.
+
+    Raises
+    ------
+    SpecError
+        If the text is something else; names the flag.
+    """
+    if text is None:
+        return None
+    try:
+        z, y, x = (kind(part) for part in text.split(","))
+    except ValueError:
+        raise SpecError(f"{flag} '{text}': expected three numbers Z,Y,X, e.g. {flag} 2,0.5,0.5") from None
+    if min(z, y, x) <= 0:
+        raise SpecError(f"{flag} '{text}': all three must be above 0")
+    return z, y, x
+
+
+def fields(pairs: list[str], flag: str) -> dict[str, Any]:
+    """Return ``{"a": 1}`` from ``["a=1"]``; values are read as YAML."""
+    import yaml
+
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        word, equals, value = pair.partition("=")
+        if not equals:
+            raise SpecError(f"{flag} '{pair}': expected WORD=VALUE")
+        out[word] = yaml.safe_load(value)
+    return out

@@ -1,0 +1,78 @@
+"""``aequorea predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aequorea.cli.options import Axes, Channel, Spacing, numbers
+
+
+def command(app: typer.Typer) -> None:
+    """Register the command."""
+
+    @app.command()
+    def predict(
+        model: Annotated[Path, typer.Argument(help="Model file.")],
+        source: Annotated[Path, typer.Argument(metavar="IN", help="Image, or a folder of images with --each.")],
+        out: Annotated[Path, typer.Argument(help="OME-Zarr to write (a folder of them with --each).")],
+        region: Annotated[str | None, typer.Option(help="z0:z1,y0:y1,x0:x1: only this part.")] = None,
+        mask: Annotated[Path | None, typer.Option(help="Nothing is predicted where this image is 0.")] = None,
+        halo: Annotated[
+            str, typer.Option(help="Context of a tile: default, full (exact), or Z,Y,X voxels.")
+        ] = "default",
+        threshold: Annotated[float | None, typer.Option(help="In place of the calibrated one.")] = None,
+        precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+        tile: Annotated[int | None, typer.Option(help="Most voxels computed at once.")] = None,
+        each: Annotated[bool, typer.Option("--each", help="IN is a folder: predict each image in it.")] = False,
+        overwrite: Annotated[bool, typer.Option(help="Replace a result that is there.")] = False,
+        level: Annotated[int | None, typer.Option(help="Resolution level of IN.")] = None,
+        time: Annotated[int | None, typer.Option(help="Time point of IN.")] = None,
+        scene: Annotated[str | None, typer.Option(help="Scene or well of IN.")] = None,
+        dataset: Annotated[str | None, typer.Option(help="Path of the array inside IN.")] = None,
+        spacing: Spacing = None,
+        axes: Axes = None,
+        channel: Channel = None,
+    ) -> None:
+        """Predict a volume of any size into an OME-Zarr; run again to take up an interrupted run."""
+        from aequorea.workflows.open import open as open_volume
+        from aequorea.workflows.open import open_many
+        from aequorea.workflows.predict import PredictSpec, predict
+
+        words = {
+            "region": region,
+            "halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int),
+            "precision": precision,
+            "threshold": threshold,
+        }
+        spec = PredictSpec.parse(words if tile is None else {**words, "tile": tile})
+        told = numbers(spacing, "--spacing")
+        over = open_volume(mask, axes=axes) if mask else None
+        if each:
+            jobs = [(v, out / f"{name}.ome.zarr") for name, v in open_many(source, spacing=told, channel=channel)]
+        else:
+            volume = open_volume(
+                source,
+                axes=axes,
+                spacing=told,
+                channel=channel,
+                level=level,
+                time=time,
+                scene=scene,
+                dataset=dataset,
+            )
+            jobs = [(volume, out)]
+        for volume, place in jobs:
+            done = predict(model, volume, place, spec, mask=over, overwrite=overwrite)
+            for name, table in done.result.tables.items():
+                rows = len(next(iter(table.values()))) if table else 0
+                print(f"{name}: {rows:,} rows in {place / 'tables' / name}.csv")
+            if done.timing is not None:
+                t = done.timing
+                print(
+                    f"{t.kept:,} voxels in {t.total:.0f} s, network {t.network:.0f} s, "
+                    f"{t.computed / max(1, t.kept):.2f} voxels computed per voxel kept"
+                )
+            print(f"result: {place}")

@@ -1,0 +1,76 @@
+"""A network made ready to compute: on a device, in a precision, with its normalisations folded away."""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from aequorea.layers.conv import fold
+from aequorea.layers.network import Network
+from aequorea.volume import Array, Spacing
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def default_device() -> torch.device:
+    """Return the first accelerator, or the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type to compute in; ``auto`` is bfloat16 only where the machine multiplies it natively."""
+    if precision == "float32":
+        return torch.float32
+    if precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+class Runner:
+    """Computes a network's output for arrays.
+
+    Parameters
+    ----------
+    network
+        Left as it is; a copy is folded and moved.
+    spacing
+        Of the body's grid, in µm (z, y, x).
+    device, precision
+        Where and in which type to compute.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        spacing: Spacing | None,
+        device: torch.device | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        self.device = device or default_device()
+        self.dtype = resolve_precision(precision, self.device)
+        if not network.backbone.trainable:
+            self.dtype = torch.float32  # hand-made filters take differences that 8 bits of mantissa do not carry
+        self.spacing = spacing
+        self.network = copy.deepcopy(network).eval()
+        fold(self.network)
+        self.network.to(self.device, self.dtype)
+        if self.dtype == torch.bfloat16:
+            self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def __call__(self, image: Array) -> Tensor:
+        """Return output_1KZYX (float32, on the device) for a normalised image of axes C Z Y X."""
+        with torch.inference_mode():
+            x = torch.from_numpy(image)[None].to(self.device, self.dtype)
+            out: Tensor = self.network(x, self.spacing)
+            return out.float()

@@ -1,0 +1,258 @@
+"""Dense prediction of volumes larger than memory: read, compute and write at the same time.
+
+One thread reads and normalises the next tile while the network computes this one and another thread stores the
+last. What is written at a time is one shard of the output, whole; it is the unit of an interrupted run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aequorea.engine.inference import Precision, Runner
+from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.layers.network import Network
+from aequorea.progress import Progress
+from aequorea.results import Layer, MemoryOutput
+from aequorea.signal.intensity import Intensity, normalise
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
+
+TILE_VOXELS = 11_500_000
+"""Voxels computed at once by default: a tile of 224³ or 64 x 416², whose tensors stay below 2 GB."""
+
+
+@dataclass
+class Timing:
+    """Where the time of a prediction went, in seconds of the wall clock."""
+
+    network: float = 0.0
+    total: float = 0.0
+    tiles: int = 0
+    computed: int = 0
+    kept: int = 0
+    skipped: int = 0
+
+
+def normalised(image: Volume, intensity: Intensity) -> Volume:
+    """Return the lazy volume of an image scaled by its own percentiles (float32)."""
+    return replace(
+        image,
+        reader=lambda region: normalise(image.read(region), intensity),
+        dtype=np.dtype(np.float32),
+        levels=(),
+    )
+
+
+def predict_dense(
+    tiling: Tiling,
+    image: Volume,
+    layer: Layer,
+    store: Callable[[Tensor], Tensor],
+    core: Triple,
+    *,
+    empty: Array,
+    origin: Triple = (0, 0, 0),
+    budget: int = TILE_VOXELS,
+    precision: Precision = "auto",
+    wanted: Callable[[Region], Array | bool] | None = None,
+    on_shrink: Callable[[int], None] | None = None,
+) -> Timing:
+    """Compute the pending shards of a layer.
+
+    Parameters
+    ----------
+    tiling
+        Network and geometry.
+    image
+        Normalised, float32.
+    layer
+        Takes the stored output; its blocks are ``tiling.output`` of cores.
+    store
+        Turns output_BKZYX into what is stored.
+    core
+        Body voxels (z, y, x) of one shard; from :func:`choose_core`.
+    origin
+        Body voxel (z, y, x) at which the layer begins, for a part of a volume.
+    empty
+        What is stored (one value per channel) where nothing is computed: a tile that reads one constant 0.
+    budget
+        Most voxels computed at once.
+    wanted
+        ``wanted(output_region)``: False where nothing is to be computed, or a bool array (Z Y X) of what to keep.
+    on_shrink
+        Told the new budget when an accelerator's memory did not suffice.
+    """
+    timing = Timing()
+    began = time.monotonic()
+    runner = Runner(tiling.network, tiling.body_spacing, precision=precision)
+    shard = tiling.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
+    pending = list(layer.pending())
+
+    def cores() -> Iterator[tuple[Region, Region]]:
+        for out in pending:
+            index = [a // n for a, n in zip(out.start, shard)]
+            body = Region.at([i * c for i, c in zip(index, core)], core).shift(origin)
+            yield out, body.clip(tiling.domain)
+
+    def load(body: Region) -> Array | None:
+        block = image.read(tiling.reads(tiling.computed(body)))
+        return block if np.any(block) else None
+
+    corner = tiling.output(Region.at(origin, (1, 1, 1))).start
+    total = sum(region.voxels for region in pending)
+    with (
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+        Progress("predict", total, "voxel") as bar,
+    ):
+        writes: list[Future[None]] = []
+        jobs = _jobs(cores(), tiling, budget, wanted)
+        ahead: list[tuple[_Job, Future[Array | None]]] = []
+        out_block: Array | None = None
+        for job in _with_lookahead(jobs, lambda job: reader.submit(load, job.body), ahead):
+            if out_block is None:
+                out_block = np.empty((len(empty), *job.shard.size), empty.dtype)
+                out_block[:] = empty[:, None, None, None]
+            block = job.loaded.result() if job.loaded is not None else None
+            if block is None:
+                timing.skipped += job.body.voxels
+            else:
+                at = time.monotonic()
+                for part, values in _compute(runner, tiling, job.body, block, store, on_shrink):
+                    place = tiling.output(part).relative_to(job.shard.shift(corner))
+                    out_block[(slice(None), *place.slices)] = values
+                timing.network += time.monotonic() - at
+                timing.tiles += 1
+                timing.computed += tiling.computed(job.body).voxels
+                timing.kept += job.body.voxels
+            if job.last:
+                keep = True if wanted is None else wanted(job.shard)
+                if isinstance(keep, np.ndarray):
+                    out_block = np.where(keep[None], out_block, empty[:, None, None, None])
+                while len(writes) >= 2:
+                    writes.pop(0).result()
+                writes.append(writer.submit(layer.write, job.shard, out_block))
+                bar.advance(job.shard.voxels)
+                out_block = None
+        for write in writes:
+            write.result()
+    timing.total = time.monotonic() - began
+    return timing
+
+
+def predict_whole(
+    network: Network, task: Any, image: Volume, spacing: Spacing | None, precision: Precision = "auto"
+) -> Volume:
+    """Return the stored output of a normalised image that fits into memory, in one pass over all of it.
+
+    Parameters
+    ----------
+    network, task
+        Of a model.
+    image
+        Normalised, float32.
+    spacing
+        Voxel size in µm (z, y, x) to compute at where the image has none.
+    precision
+        To compute in.
+    """
+    tiling = Tiling.of(network, image.size, image.spacing or spacing, (0, 0, 0))
+    layer = MemoryOutput().layer(
+        "dense",
+        size=tiling.output_size,
+        dtype=task.dense_dtype,
+        kind="image",
+        channels=task.dense_channels,
+        spacing=tiling.output_spacing if image.spacing else None,
+    )
+    out = Runner(network, tiling.body_spacing, precision=precision)(image.read(tiling.reads(tiling.domain)))
+    for region in layer.pending():
+        layer.write(region, task.store(out)[0].cpu().numpy())
+    return layer.finish()
+
+
+@dataclass
+class _Job:
+    """One tile: the shard that it is part of, the body region to compute, and whether it completes the shard."""
+
+    shard: Region
+    body: Region
+    last: bool
+    skip: bool
+    loaded: Future[Array | None] | None = None
+
+
+def _jobs(
+    cores: Iterator[tuple[Region, Region]],
+    tiling: Tiling,
+    budget: int,
+    wanted: Callable[[Region], Array | bool] | None,
+) -> Iterator[_Job]:
+    for out, body in cores:
+        parts = [body]
+        if tiling.computed(body).voxels > budget:
+            size = choose_core(body.size, tiling.grid, tiling.halo, budget, step=1)
+            parts = [p.shift(body.start) for p in Region.whole(body.size).split(size)]
+        skip = wanted is not None and not np.any(wanted(out))
+        for part in parts:
+            yield _Job(out, part, part is parts[-1], skip)
+
+
+def _with_lookahead(
+    jobs: Iterator[_Job],
+    submit: Callable[[_Job], Future[Array | None]],
+    ahead: list[tuple[_Job, Future[Array | None]]],
+) -> Iterator[_Job]:
+    """Yield jobs with their reading begun one job in advance."""
+    waiting: _Job | None = None
+    for job in jobs:
+        if not job.skip:
+            job.loaded = submit(job)
+        if waiting is not None:
+            yield waiting
+        waiting = job
+    if waiting is not None:
+        yield waiting
+
+
+def _compute(
+    runner: Runner,
+    tiling: Tiling,
+    body: Region,
+    block: Array,
+    store: Callable[[Tensor], Tensor],
+    on_shrink: Callable[[int], None] | None,
+) -> Iterator[tuple[Region, Array]]:
+    """Yield (body region, stored values) covering ``body``; halves the tile while memory does not suffice."""
+    computed = tiling.computed(body)
+    try:
+        out = runner(block)
+        kept = tiling.output(body).relative_to(tiling.output(computed))
+        values: Array = store(out[(..., *kept.slices)])[0].cpu().numpy()
+        yield body, values
+        return
+    except torch.cuda.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        longest = max(range(3), key=lambda axis: body.size[axis])
+        half = body.size[longest] // 2 // tiling.grid[longest] * tiling.grid[longest]
+        if half == 0:
+            raise
+    if on_shrink is not None:
+        on_shrink(computed.voxels // 2)
+    middle = list(body.stop)
+    middle[longest] = body.start[longest] + half
+    first = Region(body.start, (middle[0], middle[1], middle[2]))
+    begin = list(body.start)
+    begin[longest] = middle[longest]
+    second = Region((begin[0], begin[1], begin[2]), body.stop)
+    whole = tiling.reads(computed)
+    for part in (first, second):
+        cut = tiling.reads(tiling.computed(part)).relative_to(whole)
+        yield from _compute(runner, tiling, part, block[(slice(None), *cut.slices)], store, on_shrink)

@@ -1,0 +1,160 @@
+"""Training samples from annotated volumes: pure in (seed, index), drawn where labels are.
+
+An index says which 8³ blocks of each target hold which strata (classes, objects, background). A sample draws a
+stratum, an item, a block, a voxel, and cuts a patch around it; so no sample is without labels, rare classes are
+seen as often as common ones, and nothing but the patch is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aequorea.errors import DataError
+from aequorea.engine.tiles import Tiling
+from aequorea.volume import Array, Region, Triple, Volume
+
+BLOCK: Triple = (8, 8, 8)
+JITTER = 0.5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A normalised image (float32) and the target of a network's output, with the geometry between them."""
+
+    image: Volume
+    target: Volume
+    tiling: Tiling
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Blocks of one pair that hold a stratum: corners (N, 3) in target voxels and voxels of it, cumulated."""
+
+    corners: Array
+    cumulated: Array
+
+
+class Sampler:
+    """Draws patches.
+
+    Parameters
+    ----------
+    pairs
+        What to draw from.
+    strata
+        ``strata(target_TZYX) -> int8 ZYX``: the kind of each voxel, -1 where unlabelled.
+    patch
+        Voxels (z, y, x) of the body's grid; smaller where an image is.
+    seed
+        Of every draw.
+
+    Raises
+    ------
+    DataError
+        If no voxel is labelled.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        strata: Callable[[Array], Array],
+        patch: Triple,
+        seed: int,
+    ) -> None:
+        self.pairs, self.patch, self.seed = list(pairs), patch, seed
+        self.counts: dict[int, int] = {}
+        self._index: dict[int, list[tuple[int, _Index]]] = {}
+        for number, pair in enumerate(self.pairs):
+            for stratum, index in _blocks(pair.target, strata).items():
+                self._index.setdefault(stratum, []).append((number, index))
+                self.counts[stratum] = self.counts.get(stratum, 0) + int(index.cumulated[-1])
+        if not self._index:
+            raise DataError("no voxel is labelled: paint some of every class, background included")
+        self._strata = sorted(self._index)
+
+    def __call__(self, index: int) -> dict[str, Array]:
+        """Return sample ``index``: ``image`` (C Z Y X) and ``target`` (T Z Y X), float32."""
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, index], np.uint64)))
+        options = self._index[self._strata[int(rng.integers(len(self._strata)))]]
+        number, blocks = options[int(rng.integers(len(options)))]
+        pair = self.pairs[number]
+        pick = int(np.searchsorted(blocks.cumulated, rng.integers(blocks.cumulated[-1]), side="right"))
+        centre = blocks.corners[pick] + rng.integers(0, BLOCK)
+        image, target = self._cut(pair, centre, rng)
+        image, target = _turn(image, target, pair, rng)
+        return {"image": _dim(image, rng), "target": np.ascontiguousarray(target)}
+
+    def _cut(self, pair: Pair, centre: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Cut a patch of the body's grid that holds a voxel of the target; what sticks out is 0 and unlabelled."""
+        tiling, domain = pair.tiling, pair.tiling.domain.size
+        ratio = np.array(domain) / np.array(pair.target.size)
+        near = np.minimum((centre * ratio).astype(int), np.array(domain) - 1)
+        start = []
+        for place, n, extent in zip(near, self.patch, domain):
+            if n >= extent:
+                start.append(-int(rng.integers(0, n - extent + 1)))
+                continue
+            slack = max(1, round(JITTER * n))
+            first = int(place) - n // 2 + int(rng.integers(-(slack // 2), slack - slack // 2))
+            start.append(min(max(first, 0), extent - n))
+        wanted = Region.at(start, self.patch)
+        inside = wanted.clip(tiling.domain)
+        image = pair.image.read(tiling.reads(inside))
+        target = pair.target.read(tiling.output(inside))
+        if inside == wanted:
+            return image, target
+        return (
+            _embed(image, tiling.reads(inside), tiling.reads(wanted), 0.0),
+            _embed(target, tiling.output(inside), tiling.output(wanted), np.nan),
+        )
+
+
+def _blocks(target: Volume, strata: Callable[[Array], Array]) -> dict[int, _Index]:
+    """Return, for each stratum, the blocks that hold it and how many voxels of it."""
+    corners: dict[int, list[Array]] = {}
+    counts: dict[int, list[Array]] = {}
+    for region in target.region.split((64, 256, 256)):
+        kinds = strata(target.read(region))
+        padded = np.full([-(-n // b) * b for n, b in zip(kinds.shape, BLOCK)], -1, np.int8)
+        padded[tuple(slice(n) for n in kinds.shape)] = kinds
+        z, y, x = (n // b for n, b in zip(padded.shape, BLOCK))
+        blocks = padded.reshape(z, BLOCK[0], y, BLOCK[1], x, BLOCK[2])
+        for stratum in np.unique(kinds[kinds >= 0]):
+            held = (blocks == stratum).sum((1, 3, 5))
+            where = np.argwhere(held)
+            corners.setdefault(int(stratum), []).append(where * BLOCK + np.array(region.start))
+            counts.setdefault(int(stratum), []).append(held[held > 0])
+    return {s: _Index(np.concatenate(corners[s]), np.cumsum(np.concatenate(counts[s]))) for s in corners}
+
+
+def _embed(block: Array, inside: Region, wanted: Region, fill: float) -> Array:
+    out = np.full((block.shape[0], *wanted.size), fill, np.float32)
+    out[(slice(None), *inside.relative_to(wanted).slices)] = block
+    return out
+
+
+def _turn(image: Array, target: Array, pair: Pair, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Mirror along each axis and swap y and x, image and target alike."""
+    flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
+    swap = rng.random() < 0.5 and image.shape[2] == image.shape[3] and target.shape[2] == target.shape[3]
+    image, target = np.flip(image, flips), np.flip(target, flips)
+    if swap:
+        image, target = image.swapaxes(2, 3), target.swapaxes(2, 3)
+    return image, target
+
+
+def _dim(image: Array, rng: np.random.Generator) -> Array:
+    """Vary contrast, offset, gamma and noise within what exposure and staining do."""
+    gain, offset, gamma, noise = (
+        float(np.exp(rng.normal(0, 0.2))),
+        float(rng.normal(0, 0.05)),
+        float(np.exp(rng.normal(0, 0.15))),
+        float(max(0.0, rng.normal(0, 0.03))),
+    )
+    out = np.sign(image) * np.abs(image) ** gamma * gain + offset
+    if noise > 0:
+        out += noise * rng.standard_normal(image.shape, np.float32)
+    return np.ascontiguousarray(out, dtype=np.float32)

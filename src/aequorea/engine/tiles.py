@@ -1,0 +1,145 @@
+"""Where tiles lie, what each reads and what each keeps.
+
+A core is a box of the body's grid whose output is kept; cores tile the grid from the volume's origin. Each is
+computed with a halo, and what the halo gave is thrown away. With a halo of the network's reach the output is that
+of one pass over the whole volume, to rounding: origins lie on multiples of the network's grid and borders of the
+volume are borders of the tile, so every layer pads where it would have padded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal
+
+from aequorea.layers.network import Network
+from aequorea.volume import Region, Spacing, Triple
+
+DEFAULT_HALO = 0.3
+"""Share of the reach that is computed by default; a model's card states the error that this leaves."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The geometry of one network on one image.
+
+    Attributes
+    ----------
+    network
+        Gives stem and head their say.
+    size, spacing
+        Of the image, in voxels and µm (z, y, x).
+    halo
+        Voxels of the body's grid that are computed beyond a core, on each side.
+    """
+
+    network: Network
+    size: Triple
+    spacing: Spacing | None
+    halo: Triple
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        size: Triple,
+        spacing: Spacing | None,
+        halo: Literal["default", "full"] | Triple = "default",
+    ) -> Tiling:
+        """Return the tiling with the default halo, that of the full reach, or a given one (voxels z, y, x)."""
+        bare = cls(network, size, spacing, (0, 0, 0))
+        layout = network.backbone.layout(bare.body_spacing)
+        if not isinstance(halo, str):
+            margin: Any = halo
+        elif layout.reach is None:
+            margin = bare.domain.size
+        elif halo == "full":
+            margin = layout.reach
+        else:
+            margin = tuple(
+                min(r, max(g, round(DEFAULT_HALO * r / g) * g)) for r, g in zip(layout.reach, layout.grid)
+            )
+        return cls(network, size, spacing, (int(margin[0]), int(margin[1]), int(margin[2])))
+
+    @property
+    def domain(self) -> Region:
+        """The body's grid."""
+        size, _ = self.network.stem.domain(self.size, self.spacing)
+        return Region.whole(size)
+
+    @property
+    def body_spacing(self) -> Spacing | None:
+        """Spacing of the body's grid in µm."""
+        spacing: Spacing | None = self.network.stem.domain(self.size, self.spacing)[1]
+        return spacing
+
+    @property
+    def grid(self) -> Triple:
+        """Multiples at which tiles may begin."""
+        grid: Triple = self.network.backbone.layout(self.body_spacing).grid
+        return grid
+
+    def computed(self, core: Region) -> Region:
+        """Return the body region that is computed for a core."""
+        return core.grow(self.halo).snap(self.grid).clip(self.domain)
+
+    def reads(self, computed: Region) -> Region:
+        """Return the region of the image that is read for a body region."""
+        region: Region = self.network.stem.reads(computed, self.size)
+        return region
+
+    def output(self, region: Region) -> Region:
+        """Return where the output of a body region lies."""
+        out: Region = self.network.head.output_grid(region, self.body_spacing)[0]
+        return out
+
+    @property
+    def output_size(self) -> Triple:
+        """Voxels (z, y, x) of the whole output."""
+        return self.output(self.domain).size
+
+    @property
+    def output_spacing(self) -> Spacing | None:
+        """Spacing of the output in µm."""
+        spacing: Spacing | None = self.network.head.output_grid(self.domain, self.body_spacing)[1]
+        return spacing
+
+
+def choose_core(domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = 32) -> Triple:
+    """Return the core (z, y, x) that computes fewest voxels per voxel kept.
+
+    Parameters
+    ----------
+    domain
+        Voxels of the body's grid.
+    grid
+        Cores are multiples of it.
+    halo
+        Voxels computed on each side.
+    budget
+        Most voxels that one tile may compute, halo included.
+    step
+        Cores are multiples of this too, for the chunks of the output; or span the whole axis.
+    """
+    options = []
+    for n, g in zip(domain, grid):
+        unit = step * g // _gcd(step, g)
+        whole = -(-n // g) * g
+        options.append([size for size in range(unit, min(whole, 1024), unit)] + [whole])
+
+    def cost(core: tuple[int, ...]) -> tuple[bool, float, int]:
+        computed = kept = 1
+        for c, h, g, n in zip(core, halo, grid, domain):
+            margin = -(-h // g) * g
+            computed *= min(c + 2 * margin, -(-n // g) * g)
+            kept *= min(c, n)
+        return (computed > budget, computed / kept if computed <= budget else computed, -kept)
+
+    z, y, x = min(product(*options), key=cost)
+    return z, y, x
+
+
+def _gcd(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a

@@ -1,0 +1,287 @@
+"""The training loop, for every task and objective.
+
+A step is a pure function of (state, seed, step): samples are numbered, random numbers inside the network come from
+a generator seeded by (seed, step), and everything else is in the checkpoint. So a run that was killed and resumed
+ends in the same bits as one that was not, and one process sees the same data as eight: rank r of W computes the
+samples of the global batch with number = r modulo W, and gradients are averaged.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from aequorea.engine import checkpoint
+from aequorea.engine.durable import write_file
+from aequorea.engine.inference import default_device, resolve_precision
+from aequorea.errors import AequoreaError
+from aequorea.progress import Progress
+from aequorea.specs import Spec
+from aequorea.volume import Array
+
+WARMUP = 0.1
+"""Share of the steps over which the learning rate rises to its peak."""
+AHEAD = 4
+"""Batches prepared in advance."""
+
+
+class TrainSpec(Spec):
+    """How long and how fast.
+
+    Attributes
+    ----------
+    steps
+        Optimizer steps.
+    batch
+        Samples per step, over all processes.
+    learning_rate, weight_decay
+        Of AdamW; the rate rises over the first tenth and falls to zero along a cosine.
+    seed
+        Of samples and everything drawn in training.
+    evaluate_every, checkpoint_every
+        Steps between.
+    precision
+        ``auto`` (bfloat16 where the machine multiplies it natively), ``float32`` or ``bfloat16``.
+    """
+
+    steps: int = 300
+    batch: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+    evaluate_every: int = 75
+    checkpoint_every: int = 25
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training run found.
+
+    Attributes
+    ----------
+    first, best
+        Score before the first step, and the best one; ``None`` where nothing was evaluated.
+    best_step
+        When.
+    history
+        Rows of ``metrics.csv``.
+    """
+
+    first: float | None
+    best: float | None
+    best_step: int
+    history: list[dict[str, float]]
+
+
+class Diverged(AequoreaError):
+    """The loss is no number any more."""
+
+
+def process() -> tuple[int, int]:
+    """Return (rank, number of processes)."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def train(
+    run: Path,
+    module: nn.Module,
+    losses: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    sample: Callable[[int], dict[str, Array]],
+    spec: TrainSpec,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    better: str = "",
+    after_step: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Train a module, resuming from what the run folder holds; ends with the best state in the module.
+
+    Parameters
+    ----------
+    run
+        Run folder: ``metrics.csv`` and ``checkpoints/`` are written there by the first process.
+    module
+        Everything that is saved; parameters with ``requires_grad`` train.
+    losses
+        Named scalars of a batch; their sum is descended. A mean over samples, so that processes average exactly.
+    sample
+        Sample by number, arrays of equal shapes.
+    spec
+        Recipe.
+    evaluate, better
+        Held-out scores, and the name of the one to maximise. Called before the first step, every
+        ``evaluate_every`` steps and after the last.
+    after_step
+        Called with the step just done.
+
+    Raises
+    ------
+    Diverged
+        If a loss is not finite; names the step. The last checkpoint stays.
+    """
+    rank, world = process()
+    if spec.batch % world:
+        raise AequoreaError(f"a batch of {spec.batch} cannot be dealt to {world} processes: choose a multiple")
+    device = default_device()
+    module.to(device)
+    dtype = resolve_precision(spec.precision, device)
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, foreach=True)
+    folder = run / "checkpoints"
+    start, history = 0, []
+    state: dict[str, Any] = {"first": None, "best": None, "best_step": 0}
+    found = checkpoint.latest(folder)
+    if found is not None:
+        start, tensors, record, damaged = found
+        for path in damaged:
+            print(f"{path} is damaged: going on from step {start}, the checkpoint before it")
+        module.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("module.")})
+        checkpoint.restore_optimizer(optimizer, tensors)
+        state, history = record["run"], record["history"]
+
+    def score(step: int, row: dict[str, float]) -> None:
+        if evaluate is None:
+            return
+        module.eval()
+        scores = evaluate()
+        module.train()
+        row.update(scores)
+        value = scores.get(better)
+        if value is None or not math.isfinite(value):
+            return
+        if step == 0:
+            state["first"] = value
+        if state["best"] is None or value > state["best"]:
+            state["best"], state["best_step"] = value, step
+            if rank == 0:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_file(folder / "best.safetensors", save(_snapshot(module)))
+
+    def keep(step: int) -> None:
+        if rank == 0:
+            tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
+            tensors.update(checkpoint.flatten_optimizer(optimizer))
+            checkpoint.write(folder, step, tensors, {"run": state, "history": history})
+            write_file(run / "metrics.csv", _csv(history).encode())
+
+    module.train()
+    if found is None:
+        row: dict[str, float] = {"step": 0}
+        score(0, row)
+        history.append(row)
+        keep(0)
+    began = time.monotonic()
+    with Progress("train", spec.steps, "step") as bar:
+        bar.skip(start)
+        for step, batch in _batches(sample, spec, start, rank, world):
+            torch.manual_seed(_mix(spec.seed, step))
+            on_device = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
+            for group in optimizer.param_groups:
+                group["lr"] = spec.learning_rate * schedule(step, spec.steps)
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                parts = losses(on_device)
+            total = torch.stack(list(parts.values())).sum()
+            total.backward()
+            values = torch.stack([t.detach().float() for t in parts.values()])
+            if world > 1:
+                _average([p.grad for p in trainable if p.grad is not None], world)
+                dist.all_reduce(values)
+                values /= world
+            if not bool(torch.isfinite(values).all()):
+                raise Diverged(
+                    f"the loss is no number at step {step + 1}: lower the rate (now {spec.learning_rate:g}) "
+                    f"with --learning-rate; the run goes on from its last checkpoint"
+                )
+            torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            if after_step is not None:
+                after_step(done)
+            row = {"step": done, "loss": float(values.sum()), "seconds": round(time.monotonic() - began, 2)}
+            if len(parts) > 1:
+                row.update({name: float(v) for name, v in zip(parts, values)})
+            last = done == spec.steps
+            if last or done % spec.evaluate_every == 0:
+                score(done, row)
+            history.append(row)
+            if last or done % spec.checkpoint_every == 0:
+                keep(done)
+            note = f"loss {row['loss']:.3f}"
+            if state["best"] is not None:
+                note += f"  best {better} {state['best']:.3f}"
+            bar.advance(note=note)
+    best = folder / "best.safetensors"
+    if state["best"] is not None and best.exists():
+        if world > 1:
+            dist.barrier()
+        module.load_state_dict(load_file(best))
+    module.eval()
+    return Outcome(state["first"], state["best"], int(state["best_step"]), history)
+
+
+def schedule(step: int, steps: int) -> float:
+    """Return the share of the peak learning rate at a step: a linear rise, then half a cosine down to zero."""
+    rise = max(1, round(WARMUP * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def _batches(
+    sample: Callable[[int], dict[str, Array]], spec: TrainSpec, start: int, rank: int, world: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Yield (step, this process's part of the batch), prepared ahead by a thread."""
+
+    def prepare(step: int) -> dict[str, Tensor]:
+        samples = [sample(step * spec.batch + i) for i in range(rank, spec.batch, world)]
+        return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = [pool.submit(prepare, step) for step in range(start, min(start + AHEAD, spec.steps))]
+        for step in range(start, spec.steps):
+            batch = ahead.pop(0).result()
+            if step + AHEAD < spec.steps:
+                ahead.append(pool.submit(prepare, step + AHEAD))
+            yield step, batch
+
+
+def _average(gradients: list[Tensor], world: int) -> None:
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world
+    at = 0
+    for g in gradients:
+        g.copy_(flat[at : at + g.numel()].view_as(g))
+        at += g.numel()
+
+
+def _mix(seed: int, step: int) -> int:
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]) % 2**63
+
+
+def _snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+
+
+def _csv(history: list[dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in history for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue()

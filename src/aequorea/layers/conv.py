@@ -1,0 +1,64 @@
+"""Convolutions of the 3³ kind, at a z stride that is chosen when they run."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aequorea.layers.norm import BatchNorm
+from aequorea.volume import Triple
+
+
+class Conv(nn.Conv3d):
+    """A 3³ convolution with zero padding 1 whose stride is an argument of the call.
+
+    A single plane meets only the middle of the kernel: then only that is computed, with the same result.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, kernel_size=3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
+        """Return outputs at every ``stride``-th voxel of x_BCZYX."""
+        if x.shape[2] == 1:
+            return F.conv3d(x, self.weight[:, :, 1:2], self.bias, stride=(1, *stride[1:]), padding=(0, 1, 1))
+        return F.conv3d(x, self.weight, self.bias, stride=stride, padding=1)
+
+
+class ConvUnit(nn.Module):
+    """Convolution, normalisation and, unless told otherwise, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, active: bool = True) -> None:
+        super().__init__()
+        self.conv = Conv(inputs, outputs, bias=False)
+        self.norm: nn.Module = BatchNorm(outputs)
+        self.active = active
+
+    def forward(self, x: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
+        """Return the unit's output at every ``stride``-th voxel of x_BCZYX."""
+        out: Tensor = self.norm(self.conv(x, stride))
+        return F.relu(out, inplace=True) if self.active else out
+
+
+class Residual(nn.Module):
+    """Two convolution units around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = ConvUnit(channels, channels)
+        self.second = ConvUnit(channels, channels, active=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return relu(x + F(x)), x_BCZYX."""
+        return F.relu(x + self.second(self.first(x)))
+
+
+def fold(module: nn.Module) -> None:
+    """Fold every normalisation into the convolution before it, in place; the module is for evaluation from then on.
+
+    The result is the same to rounding and a normalisation costs nothing any more.
+    """
+    for child in module.modules():
+        if isinstance(child, ConvUnit) and isinstance(child.norm, BatchNorm):
+            fused = nn.utils.fusion.fuse_conv_bn_eval(child.conv.eval(), child.norm.eval())
+            child.conv, child.norm = fused, nn.Identity()

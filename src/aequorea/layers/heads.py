@@ -1,0 +1,38 @@
+"""Heads: from a backbone's pyramid to dense output channels."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aequorea.volume import Region, Spacing, Triple
+
+
+class DenseHead(nn.Module):
+    """A linear map of the finest level, one answer per voxel of the body's grid.
+
+    Parameters
+    ----------
+    channels
+        Channels of the pyramid's finest level.
+    stride
+        Voxels per step of that level (z, y, x); above 1 the answer is upsampled trilinearly.
+    outputs
+        Output channels.
+    """
+
+    def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv3d(channels, outputs, kernel_size=1)
+
+    def forward(self, levels: list[Tensor], size: Triple) -> Tensor:
+        """Return output_BKZYX of ``size`` voxels from the pyramid, finest level first."""
+        out: Tensor = self.conv(levels[0])
+        if self.stride != (1, 1, 1):
+            out = F.interpolate(out, scale_factor=[float(s) for s in self.stride], mode="trilinear")
+        return out[..., : size[0], : size[1], : size[2]]
+
+    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
+        """Return the region itself: the output lies on the body's grid."""
+        return region, spacing

@@ -1,0 +1,40 @@
+"""Stem, body and head as one network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from aequorea.volume import Spacing
+
+
+class Network(nn.Module):
+    """What a model computes: image_BCZYX to output_BKZYX.
+
+    Parameters
+    ----------
+    stem, backbone, head
+        Modules that fulfil the contracts of :mod:`aequorea.plugs`.
+    """
+
+    def __init__(self, stem: Any, backbone: Any, head: Any) -> None:
+        super().__init__()
+        self.stem, self.backbone, self.head = stem, backbone, head
+
+    def levels(self, image: Tensor, spacing: Spacing | None) -> tuple[list[Tensor], tuple[int, int, int]]:
+        """Return the body's pyramid (finest first) of image_BCZYX and the size of the body's grid."""
+        x: Tensor = self.stem(image)
+        size = (x.shape[2], x.shape[3], x.shape[4])
+        if self.backbone.ndim == 3:
+            return self.backbone(x, spacing), size
+        batch, planes = x.shape[0], x.shape[2]
+        flat = x.transpose(1, 2).reshape(batch * planes, x.shape[1], 1, *x.shape[3:])
+        levels = self.backbone(flat, spacing)
+        return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], size
+
+    def forward(self, image: Tensor, spacing: Spacing | None) -> Tensor:
+        """Return output_BKZYX for image_BCZYX of one spacing (z, y, x in µm, or None)."""
+        levels, size = self.levels(image, spacing)
+        out: Tensor = self.head(levels, size)
+        return out

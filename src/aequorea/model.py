@@ -1,0 +1,193 @@
+"""A model: a network, its task, and a card that says what it is and how it came to be. One safetensors file.
+
+The card (JSON in the file's header) holds the recipes of task and backbone, the spacing and object size the model
+was trained at, the intensity range, the operating point, the history of its training, data and licence, and a
+self-check: 16 numbers that the network must give for a fixed input, so that a file that loads but computes
+something else is noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from aequorea import __version__
+from aequorea.engine.durable import write_file
+from aequorea.engine.inference import Precision
+from aequorea.engine.predict import normalised, predict_whole
+from aequorea.errors import ModelError
+from aequorea.layers.network import Network
+from aequorea.registry import build, describe, find, names
+from aequorea.results import MemoryOutput, Result
+from aequorea.signal.intensity import Intensity, measure
+from aequorea.volume import Array, Spacing, Volume, from_array
+
+CARD = "aequorea"
+TOLERANCE = 1e-3
+
+
+@dataclass
+class Model:
+    """A network with its task and card.
+
+    Attributes
+    ----------
+    task
+        Built from its spec.
+    network
+        Stem, backbone and head.
+    card
+        Plain data: see the module's docstring.
+    """
+
+    task: Any
+    network: Network
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, task: Any, backbone: dict[str, Any], spacing: Spacing | None, channels: int = 1) -> Model:
+        """Return an untrained model for a (resolved) task.
+
+        Parameters
+        ----------
+        task
+            Registered task object.
+        backbone
+            ``{"name": ..., **fields}``.
+        spacing
+            Voxel size in µm (z, y, x) that it will be trained at.
+        channels
+            Of the images.
+        """
+        body = build("backbones", backbone)
+        head = task.head(body.layout(spacing))
+        card = {"spacing": list(spacing) if spacing else None, "channels": channels, "point": {}}
+        return cls(task, Network(task.stem(), body, head), card)
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """Voxel size in µm (z, y, x) at training; ``None`` where it was not known."""
+        spacing = self.card.get("spacing")
+        return (float(spacing[0]), float(spacing[1]), float(spacing[2])) if spacing else None
+
+    @property
+    def point(self) -> dict[str, float]:
+        """Operating point: calibrated thresholds, empty where the task's own hold."""
+        return dict(self.card.get("point", {}))
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, whole or not at all; returns its path."""
+        path = Path(path)
+        card = dict(self.card)
+        card["format"] = 1
+        card["version"] = __version__
+        card["task"] = describe("tasks", _name("tasks", self.task), self.task)
+        card["backbone"] = describe("backbones", _name("backbones", self.network.backbone), self.network.backbone)
+        card["self_check"] = self._check()
+        tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
+        write_file(path, save(tensors, metadata={CARD: json.dumps(card)}))
+        self.card = card
+        return path
+
+    def _check(self) -> list[float]:
+        """Return 16 numbers of the output for an input that is fixed by a seed."""
+        channels = int(self.card.get("channels", 1))
+        noise = np.random.Generator(np.random.Philox(16)).standard_normal((1, channels, 16, 32, 32), np.float32)
+        network = self.network.eval().float().cpu()
+        with torch.inference_mode():
+            out = network(torch.from_numpy(noise), self.spacing).flatten().double()
+        picked = out[torch.linspace(0, out.numel() - 1, 16).long()]
+        return [round(float(v), 6) for v in picked]
+
+    def predict(
+        self,
+        image: Volume | Array,
+        spacing: Spacing | None = None,
+        *,
+        intensity: Intensity | None = None,
+        precision: Precision = "auto",
+        point: dict[str, float] | None = None,
+    ) -> Result:
+        """Return layers and tables for an image that fits into memory.
+
+        Parameters
+        ----------
+        image
+            A volume, or an array of axes Y X, Z Y X or C Z Y X.
+        spacing
+            Voxel size in µm of an array.
+        intensity
+            Percentiles to normalise by; measured on the image where not given.
+        precision
+            To compute in.
+        point
+            Operating point in place of the card's.
+        """
+        volume = image if isinstance(image, Volume) else from_array(image, spacing)
+        ranged = normalised(volume, intensity or measure(volume))
+        dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
+        with tempfile.TemporaryDirectory() as scratch:
+            out = MemoryOutput(Path(scratch))
+            self.task.decode(dense, volume, out, self.point if point is None else point)
+            return out.result
+
+
+def load(path: str | Path) -> Model:
+    """Read a model file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, no model of this package, or computes something else than when it was saved.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: no whole safetensors file ({error})") from None
+    if CARD not in metadata:
+        raise ModelError(f"{path}: no model card in the file: was it written by 'aequorea finetune'?")
+    card = json.loads(metadata[CARD])
+    model = Model.build(
+        build("tasks", card["task"]),
+        card["backbone"],
+        tuple(card["spacing"]) if card["spacing"] else None,
+        card["channels"],
+    )
+    try:
+        model.network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: weights do not fit the card: {str(error).splitlines()[1].strip()}") from None
+    model.network.eval()
+    model.card = card
+    now, then = np.array(model._check()), np.array(card["self_check"])
+    if not np.allclose(now, then, atol=TOLERANCE * max(1.0, float(np.abs(then).max()))):
+        raise ModelError(
+            f"{path}: the network no longer computes what it did when it was saved "
+            f"(largest difference {np.abs(now - then).max():.3g}): saved with version {card['version']}"
+        )
+    return model
+
+
+def _name(kind: str, plug: Any) -> str:
+    """Return the registered name of a plug's class."""
+    for name in names(kind):
+        try:
+            if find(kind, name) is type(plug):
+                return name
+        except ImportError:
+            continue
+    raise ModelError(f"{type(plug).__name__} is not registered: add an entry point to 'aequorea.{kind}'")
+

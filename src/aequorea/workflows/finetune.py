@@ -1,0 +1,393 @@
+"""The verb *finetune*: from annotated volumes to a model file.
+
+Order of reading: :func:`finetune` (what is done), :class:`_Data` (what is learnt from), :func:`_fit` (one
+candidate), :func:`_finish` (what goes into the card).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aequorea.annotations import Annotation
+from aequorea.engine.durable import write_file
+from aequorea.engine.predict import normalised, predict_whole
+from aequorea.engine.probe import fit_head, linear_map, sample_features
+from aequorea.engine.sampler import Pair, Sampler
+from aequorea.engine.tiles import Tiling
+from aequorea.engine.train import Outcome, TrainSpec, process, train
+from aequorea.errors import DataError, SpecError
+from aequorea.model import Model, load
+from aequorea.registry import build, find
+from aequorea.results import MemoryOutput
+from aequorea.signal.intensity import measure
+from aequorea.specs import Spec
+from aequorea.volume import Region, Spacing, Triple, Volume
+from aequorea.workflows.dataset import Item, dataset
+from aequorea.workflows.splits import split_groups
+
+AUTO = ("filters", "unet")
+PATCH_VOXELS = 40**3
+EVALUATE_VOXELS = 128**3
+"""Most voxels of one held-out item that an evaluation looks at."""
+
+
+class FinetuneSpec(Spec):
+    """Recipe of a fine-tuning run; ``spec.yaml`` in its folder.
+
+    Attributes
+    ----------
+    task
+        ``{"name": ..., **fields}``.
+    backbone
+        ``{"name": ..., **fields}``; the name ``auto`` tries ``filters`` and ``unet`` and keeps the better.
+    adapter
+        ``{"name": ..., **fields}``, or nothing: everything trains.
+    start
+        Model file to start from.
+    train
+        Steps, rate, seed.
+    patch
+        Voxels (z, y, x) of one sample; default: 40³ voxels' worth, as isotropic in µm as the images allow.
+    held_out
+        Share of the groups that is kept for scores, thresholds and the choice between backbones.
+    head
+        Of a backbone that does not train: ``logistic`` or ``forest`` (needs scikit-learn).
+    """
+
+    task: dict[str, Any]
+    backbone: dict[str, Any] = {"name": "auto"}
+    adapter: dict[str, Any] | None = None
+    start: str | None = None
+    train: TrainSpec = TrainSpec()
+    patch: Triple | None = None
+    held_out: float = 0.25
+    head: Literal["logistic", "forest"] = "logistic"
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a run found.
+
+    Attributes
+    ----------
+    model
+        The model kept.
+    path
+        Its file.
+    scores
+        Held-out score by candidate; empty where nothing could be held out.
+    lines
+        What the user should know, a line each.
+    """
+
+    model: Model
+    path: Path
+    scores: dict[str, float]
+    lines: list[str]
+
+
+def finetune(
+    data: str | Path | Sequence[Item], run: str | Path, spec: FinetuneSpec, **options: Any
+) -> Finetuned:
+    """Train a model on annotated volumes, or take up a run that was interrupted.
+
+    Parameters
+    ----------
+    data
+        A folder, a CSV, or items: see :mod:`aequorea.workflows.dataset`.
+    run
+        Run folder. A finished one is loaded and nothing is done.
+    spec
+        Recipe; must be that of the folder, if it holds one.
+    **options
+        Passed on to :func:`aequorea.workflows.dataset.dataset`.
+
+    Raises
+    ------
+    DataError
+        If data and task do not fit, or the run folder belongs to another recipe.
+    """
+    run = Path(run)
+    task = build("tasks", spec.task)
+    say: list[str] = []
+    items = (
+        list(dataset(data, kind=task.annotation, **options)) if isinstance(data, str | Path) else list(data)
+    )
+    if not items:
+        raise DataError(f"{data}: no annotated image found")
+    _claim(run, spec, items)
+    path = run / "model.safetensors"
+    if path.exists():
+        record = json.loads((run / "summary.json").read_text())
+        return Finetuned(load(path), path, record["scores"], [f"{run}: finished before, nothing to do"])
+    start = load(spec.start) if spec.start else None
+    if start is not None:
+        task = start.task
+    source = _Data.prepare(items, task, spec, say)
+    if spec.backbone["name"] == "auto" and start is None:
+        candidates = [{"name": name} for name in AUTO]
+    else:
+        candidates = [spec.backbone]
+    fitted: list[tuple[Model, Outcome, str]] = []
+    for words in candidates:
+        folder = run if len(candidates) == 1 else run / words["name"]
+        fitted.append((*_fit(source, words, folder, spec, start, say), words["name"]))
+    scores = {name: out.best for _, out, name in fitted if out.best is not None}
+    model, outcome, name = max(fitted, key=lambda f: -np.inf if f[1].best is None else f[1].best)
+    better = source.task.better
+    if len(scores) > 1:
+        ranked = sorted(scores.items(), key=lambda pair: -pair[1])
+        gap = ranked[0][1] - ranked[1][1]
+        say.append(
+            f"kept {ranked[0][0]}: held-out {better} {ranked[0][1]:.3f}, {gap:.3f} above {ranked[1][0]} "
+            f"({ranked[1][1]:.3f})"
+        )
+    if start is not None and outcome.first is not None and outcome.best_step == 0:
+        say.append(
+            f"fine-tuning did not help: held-out {better} was {outcome.first:.3f} before the first step"
+        )
+    _finish(model, source, outcome, scores, run, path, say)
+    return Finetuned(model, path, scores, say)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Pairs of normalised images and targets, for training and held out, at one reference spacing."""
+
+    task: Any
+    spacing: Spacing | None
+    channels: int
+    train: list[Item]
+    held: list[Item]
+    intensities: dict[str, Any]
+
+    @classmethod
+    def prepare(cls, items: list[Item], task: Any, spec: FinetuneSpec, say: list[str]) -> _Data:
+        channels = {item.image.shape[0] for item in items}
+        if len(channels) > 1:
+            raise DataError(f"images of {sorted(channels)} channels together: pick some with --channel")
+        intensities = {item.name: measure(item.image) for item in items}
+        scaled = [
+            replace(item, image=normalised(item.image, intensities[item.name]))
+            for item in items
+        ]
+        kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
+        if line:
+            say.append(line)
+        spacings = [item.image.spacing for item in items if item.image.spacing is not None]
+        spacing: Spacing | None = None
+        if spacings:
+            z, y, x = np.median(np.array(spacings), axis=0)
+            spacing = (float(z), float(y), float(x))
+        return cls(
+            task.resolve([item.annotation for item in kept]),
+            spacing,
+            channels.pop(),
+            kept,
+            held,
+            {name: intensity.plain() for name, intensity in intensities.items()},
+        )
+
+    def pairs(self, model: Model, items: list[Item]) -> list[Pair]:
+        """Return what the sampler draws from."""
+        return [
+            Pair(
+                item.image,
+                self.task.target(item.annotation, item.image.spacing),
+                Tiling.of(model.network, item.image.size, item.image.spacing or self.spacing),
+            )
+            for item in items
+        ]
+
+
+def _claim(run: Path, spec: FinetuneSpec, items: list[Item]) -> None:
+    """Write the recipe into a new run folder, or check that the folder's is the same."""
+    recipe = run / "spec.yaml"
+    prints = {item.name: item.image.fingerprint for item in items}
+    if recipe.exists():
+        before = FinetuneSpec.from_yaml(recipe)
+        if before != spec:
+            changed = [k for k in FinetuneSpec.model_fields if getattr(before, k) != getattr(spec, k)]
+            raise SpecError(
+                f"{run}: begun with another recipe ({', '.join(changed)} differ): use another --out"
+            )
+        if json.loads((run / "data.json").read_text()) != prints:
+            raise DataError(f"{run}: begun with other images: use another --out")
+        return
+    if process()[0] == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        write_file(run / "data.json", json.dumps(prints, indent=1).encode())
+        write_file(recipe, spec.to_yaml().encode())
+
+
+def _fit(
+    source: _Data, words: dict[str, Any], run: Path, spec: FinetuneSpec, start: Model | None, say: list[str]
+) -> tuple[Model, Outcome]:
+    torch.manual_seed(spec.train.seed)
+    name = words["name"]
+    if start is not None:
+        model = start
+        adapter_words = spec.adapter
+    else:
+        fields = find("backbones", name).Spec.model_fields
+        body = {**words, "channels": source.channels} if "channels" in fields else words
+        model = Model.build(source.task, body, source.spacing, source.channels)
+        adapter_words = spec.adapter
+    network = model.network
+    adapter = build("adapters", adapter_words) if adapter_words else None
+    if adapter is not None:
+        names = set(adapter.attach(network.backbone, network.backbone.points))
+        for key, parameter in network.backbone.named_parameters():
+            parameter.requires_grad_(key in names)
+    frozen = not any(p.requires_grad for p in network.backbone.parameters())
+    pairs = source.pairs(model, source.train)
+    patch = spec.patch or patch_size(
+        source.spacing, [pair.image.size for pair in pairs], pairs[0].tiling.grid
+    )
+    sampler = Sampler(pairs, source.task.strata, patch, spec.train.seed)
+    _warn_of_scarce_labels(sampler.counts, say)
+    evaluate = _evaluator(source, model) if source.held else None
+    if frozen and linear_map(network.head) is not None:
+        features, targets = sample_features(network, pairs, source.task.strata, seed=spec.train.seed)
+        fit_head(network.head, features, targets, source.task.loss)
+        scores = evaluate() if evaluate else {}
+        outcome = Outcome(None, scores.get(source.task.better), 0, [{"step": 0, **scores}])
+    else:
+        spacing = source.spacing
+
+        def losses(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            output = network(batch["image"], spacing)
+            return {"loss": source.task.loss(output.float(), batch["target"])}
+
+        outcome = train(run, network, losses, sampler, spec.train, evaluate, source.task.better)
+    if adapter is not None:
+        adapter.merge(network.backbone)
+    for parameter in network.parameters():
+        parameter.requires_grad_(True)
+    return model, outcome
+
+
+def patch_size(spacing: Spacing | None, sizes: Sequence[Triple], grid: Triple) -> Triple:
+    """Return voxels (z, y, x) of a training patch: 40³ voxels, as cubic in µm as the images allow.
+
+    Each axis is a multiple of ``grid`` and at most that of the smallest image rounded up to it.
+    """
+    ratio = 1.0 if spacing is None else min(max(spacing[0] / min(spacing[1:]), 1.0), 8.0)
+    smallest = [min(size[axis] for size in sizes) for axis in range(3)]
+    limits = [-(-n // g) * g for n, g in zip(smallest, grid)]
+    z = min(limits[0], max(grid[0], round(PATCH_VOXELS ** (1 / 3) / ratio ** (2 / 3) / grid[0]) * grid[0]))
+    side = (PATCH_VOXELS / z) ** 0.5
+    y, x = (min(n, max(g, round(side / g) * g)) for n, g in zip(limits[1:], grid[1:]))
+    return z, y, x
+
+
+def _evaluator(source: _Data, model: Model) -> Callable[[], dict[str, float]]:
+    """Return a function that scores the model as it stands on the held-out items."""
+    parts = held_out_parts(source.held)
+
+    def evaluate() -> dict[str, float]:
+        rows = []
+        for image, annotation in parts:
+            result = decode_whole(model, image, annotation.spacing or source.spacing, {})
+            rows.append(source.task.score(result, annotation, annotation.spacing))
+        names = [name for name in rows[0] if np.isfinite(rows[0][name])]
+        return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+
+    return evaluate
+
+
+def held_out_parts(items: Sequence[Item]) -> list[tuple[Volume, Annotation]]:
+    """Return (normalised image, annotation) of each item, cut to a middle part where it is large."""
+    parts = []
+    for item in items:
+        size = item.image.size
+        region = item.image.region
+        if region.voxels > EVALUATE_VOXELS:
+            z = min(size[0], 64)
+            side = int((EVALUATE_VOXELS / z) ** 0.5)
+            cut = (z, min(size[1], side), min(size[2], side))
+            region = Region.at([(n - c) // 2 for n, c in zip(size, cut)], cut)
+        image = item.image if region == item.image.region else item.image.crop(region)
+        annotation = item.annotation if image is item.image else item.annotation.crop(region, size)
+        parts.append((image, annotation))
+    return parts
+
+
+def decode_whole(model: Model, image: Volume, spacing: Spacing | None, point: dict[str, float]) -> Any:
+    """Return the decoded result of a normalised image in memory."""
+    import tempfile
+
+    dense = predict_whole(model.network, model.task, image, spacing)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = MemoryOutput(Path(scratch))
+        model.task.decode(dense, None, out, point)
+        return out.result
+
+
+def _warn_of_scarce_labels(counts: dict[int, int], say: list[str]) -> None:
+    for stratum, count in counts.items():
+        if count < 50:
+            say.append(
+                f"only {count} labelled voxels of class {stratum}: paint more of it before trusting the result"
+            )
+    if len(counts) < 2:
+        raise DataError(
+            "all labelled voxels are of one class: a model cannot learn what the other looks like; "
+            "paint some background and some foreground"
+        )
+
+
+def _finish(
+    model: Model,
+    source: _Data,
+    outcome: Outcome,
+    scores: dict[str, float],
+    run: Path,
+    path: Path,
+    say: list[str],
+) -> None:
+    """Calibrate on what was held out, complete the card, write the model and drop what is not needed any more."""
+    task = source.task
+    if source.held:
+        parts = held_out_parts(source.held)
+        dense = [
+            predict_whole(model.network, task, image, annotation.spacing or source.spacing)
+            for image, annotation in parts
+        ]
+        point = task.calibrate(dense, [annotation for _, annotation in parts])
+        model.card["point"] = point
+        if point:
+            say.append(
+                "calibrated on held-out labels: " + ", ".join(f"{k} {v:.2f}" for k, v in point.items())
+            )
+        else:
+            say.append("too few held-out labels to calibrate thresholds: the task's own hold")
+    model.card.update(
+        {
+            "intensities": source.intensities,
+            "training": {
+                "steps": len(outcome.history) - 1,
+                "first": outcome.first,
+                "best": outcome.best,
+                "best_step": outcome.best_step,
+                "score": task.better,
+                "candidates": scores,
+                "items": [item.name for item in source.train],
+                "held_out": [item.name for item in source.held],
+            },
+        }
+    )
+    if process()[0] == 0:
+        write_file(run / "summary.json", json.dumps({"scores": scores, "lines": say}, indent=1).encode())
+        model.save(path)
+        for folder in run.glob("**/checkpoints"):
+            shutil.rmtree(folder)
