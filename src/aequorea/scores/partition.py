@@ -1,8 +1,8 @@
 """Scores of a volume cut into cells: adapted Rand error and variation of information.
 
-They suit tissue in which every voxel belongs to a cell; voxels without a true cell do not count. Both are
-computed from an :class:`~aequorea.scores.matching.OverlapTable`, hence for volumes larger than memory too, and
-equal those of scikit-image (whose precision and recall of the Rand error are ours the other way round).
+They suit tissue in which every voxel belongs to a cell; voxels without a true cell do not count. Both come
+from an :class:`~aequorea.scores.matching.OverlapTable`, hence for volumes larger than memory too, and equal
+those of scikit-image (whose precision and recall of the Rand error are ours the other way round).
 """
 
 from __future__ import annotations

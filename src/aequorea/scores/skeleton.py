@@ -41,9 +41,9 @@ class SkeletonCounts:
 
 
 def skeleton(mask: Array) -> Array:
-    """Return the centre line of a mask of axes Y X or Z Y X as a mask; one plane is treated as 2-D.
+    """Return the centre line of a mask of axes Y X or Z Y X; one plane counts as 2-D.
 
-    Every connected piece has a centre line: where thinning erases a piece altogether (Lee's does so to cubes of
+    Every connected piece has a centre line: where thinning erases one altogether (Lee's does cubes of
     even size), the voxel nearest to its centroid stands for it.
     """
     mask = np.asarray(mask) != 0
