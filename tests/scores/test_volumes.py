@@ -58,8 +58,17 @@ def test_object_scores_are_those_of_the_whole_arrays(pair, small_blocks):
     scores = volumes.object_scores(from_array(pred), LabelImage(from_array(truth), unlabelled=2))
     expected = matching.instance_scores(np.where(truth == 2, 0, truth), pred, truth == 2)
     assert {name: scores[name] for name in expected} == pytest.approx(expected)
+    assert scores["dice"] == overlap.dice(truth > 0, pred > 0, truth == 2)
     plain = volumes.object_scores(from_array(pred), LabelImage(from_array(truth)))
     assert plain["rand_error"] == pytest.approx(adapted_rand_error(truth.astype(int), pred.astype(int))[0])
+
+
+def test_zero_may_mean_unlabelled(pair):
+    """Then 1 is background and objects begin at 2, as strokes are painted."""
+    truth, pred = pair
+    scores = volumes.object_scores(from_array(pred), LabelImage(from_array(truth), unlabelled=0))
+    expected = matching.instance_scores(np.maximum(truth.astype(int) - 1, 0), pred, truth == 0)
+    assert {name: scores[name] for name in expected} == pytest.approx(expected)
 
 
 def test_grids_must_agree():

@@ -279,9 +279,8 @@ def draw(
     )
     over = labels.all if labels is not None else (None, None, None)
     if colours is None:
-        colours = colours_of(
-            np.concatenate([np.unique(plane) for plane in over if plane is not None] or [[]])
-        )
+        found = [np.unique(plane) for plane in over if plane is not None]
+        colours = colours_of(np.concatenate(found)) if found else {}
     total = (height, breadth) if flat else (height + _GAP + depth, breadth + _GAP + depth)
     canvas = Image.new("RGB", (total[1], total[0]), _PAPER)
     black, white = limits or contrast(image)
@@ -331,7 +330,7 @@ def _overlay(grey: Array, label: Array, colours: Mapping[int, Colour], fill: flo
         return np.asarray(blocks.mean(axis=(1, 3)))
 
     mixed = grey * (1 - smaller(opacity)) + smaller(paint)
-    return np.rint(mixed).astype(np.uint8)
+    return np.asarray(np.rint(mixed), np.uint8)
 
 
 def _enlarge(label: Array, shape: tuple[int, int], colours: Mapping[int, Colour]) -> tuple[Array, Array]:

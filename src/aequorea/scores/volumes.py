@@ -66,11 +66,20 @@ def class_scores(pred: Volume, truth: LabelImage, classes: Mapping[int, str]) ->
 def object_scores(pred: Volume, truth: LabelImage) -> dict[str, float]:
     """Score a volume of object numbers.
 
+    Parameters
+    ----------
+    pred
+        One channel of object numbers on the grid of the labels.
+    truth
+        The labels; voxels of their ``unlabelled`` value do not count. Where that value is 0, 1 is background and
+        objects begin at 2.
+
     Returns
     -------
     dict
-        What :func:`aequorea.scores.matching.table_scores` gives, and ``rand_error``, ``voi_split`` and
-        ``voi_merge`` of :mod:`aequorea.scores.partition`.
+        What :func:`aequorea.scores.matching.table_scores` gives; ``dice``, ``iou``, ``precision`` and ``recall``
+        of the foreground (any object) with their counts; ``rand_error``, ``voi_split`` and ``voi_merge`` of
+        :mod:`aequorea.scores.partition`.
 
     Raises
     ------
@@ -79,19 +88,38 @@ def object_scores(pred: Volume, truth: LabelImage) -> dict[str, float]:
     """
     table = overlap_table(pred, truth)
     information = partition.variation_of_information(table)
-    return table_scores(table) | {
-        "rand_error": partition.rand_error(table.known()).error,
-        "voi_split": information.split,
-        "voi_merge": information.merge,
+    foreground = {
+        "tp": float(table.voxels[(table.truth > 0) & (table.pred > 0)].sum()),
+        "fp": float(table.voxels[(table.truth == 0) & (table.pred > 0)].sum()),
+        "fn": float(table.voxels[(table.truth > 0) & (table.pred == 0)].sum()),
     }
+    voxels = {name: float(value) for name, value in formulas.from_counts(foreground).items()}
+    return (
+        table_scores(table)
+        | voxels
+        | foreground
+        | {
+            "rand_error": partition.rand_error(table).error,
+            "voi_split": information.split,
+            "voi_merge": information.merge,
+        }
+    )
 
 
 def overlap_table(pred: Volume, truth: LabelImage) -> OverlapTable:
     """Tabulate two label volumes block by block; raises :class:`DataError` if the two grids differ."""
     _check_grids(pred, truth)
     return OverlapTable.from_blocks(
-        _read(pred, truth, region) for region in Region.whole(pred.size).split(BLOCK)
+        read_objects(pred, truth, region) for region in Region.whole(pred.size).split(BLOCK)
     )
+
+
+def read_objects(pred: Volume, truth: LabelImage, region: Region) -> tuple[Array, Array, Array | None]:
+    """Return true and predicted object numbers of a region and the mask of its unlabelled voxels."""
+    labels, found, ignore = _read(pred, truth, region)
+    if truth.unlabelled == 0:
+        labels = np.maximum(labels.astype(np.int64) - 1, 0)
+    return labels, found, ignore
 
 
 def _one_class(pred: Volume, truth: LabelImage, number: int) -> dict[str, float]:
