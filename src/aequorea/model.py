@@ -69,7 +69,11 @@ class Model:
         """
         body = build("backbones", backbone)
         head = task.head(body.layout(spacing))
-        card = {"spacing": list(spacing) if spacing else None, "channels": channels, "point": {}}
+        card: dict[str, Any] = {
+            "spacing": list(spacing) if spacing else None,
+            "channels": channels,
+            "point": {},
+        }
         return cls(task, Network(task.stem(), body, head), card)
 
     @property
@@ -90,7 +94,9 @@ class Model:
         card["format"] = 1
         card["version"] = __version__
         card["task"] = describe("tasks", _name("tasks", self.task), self.task)
-        card["backbone"] = describe("backbones", _name("backbones", self.network.backbone), self.network.backbone)
+        card["backbone"] = describe(
+            "backbones", _name("backbones", self.network.backbone), self.network.backbone
+        )
         card["self_check"] = self._check()
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         write_file(path, save(tensors, metadata={CARD: json.dumps(card)}))
@@ -100,7 +106,9 @@ class Model:
     def _check(self) -> list[float]:
         """Return 16 numbers of the output for an input that is fixed by a seed."""
         channels = int(self.card.get("channels", 1))
-        noise = np.random.Generator(np.random.Philox(16)).standard_normal((1, channels, 16, 32, 32), np.float32)
+        noise = np.random.Generator(np.random.Philox(16)).standard_normal(
+            (1, channels, 16, 32, 32), np.float32
+        )
         network = self.network.eval().float().cpu()
         with torch.inference_mode():
             out = network(torch.from_numpy(noise), self.spacing).flatten().double()
@@ -169,7 +177,9 @@ def load(path: str | Path) -> Model:
     try:
         model.network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(f"{path}: weights do not fit the card: {str(error).splitlines()[1].strip()}") from None
+        raise ModelError(
+            f"{path}: weights do not fit the card: {str(error).splitlines()[1].strip()}"
+        ) from None
     model.network.eval()
     model.card = card
     now, then = np.array(model._check()), np.array(card["self_check"])
@@ -190,4 +200,3 @@ def _name(kind: str, plug: Any) -> str:
         except ImportError:
             continue
     raise ModelError(f"{type(plug).__name__} is not registered: add an entry point to 'aequorea.{kind}'")
-

@@ -22,7 +22,9 @@ def command(app: typer.Typer) -> None:
             str, typer.Option(help="filters, unet, or auto: both, and the better is kept.")
         ] = "auto",
         start: Annotated[Path | None, typer.Option("--model", help="Model to start from.")] = None,
-        adapter: Annotated[str | None, typer.Option(help="lora or linear; default: everything trains.")] = None,
+        adapter: Annotated[
+            str | None, typer.Option(help="lora or linear; default: everything trains.")
+        ] = None,
         steps: Annotated[int, typer.Option(help="Training steps.")] = 300,
         learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
         seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,

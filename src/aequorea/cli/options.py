@@ -9,10 +9,13 @@ import typer
 from aequorea.errors import SpecError
 
 Spacing = Annotated[
-    str | None, typer.Option("--spacing", help="Voxel size in µm, Z,Y,X; overrides the file's.", metavar="Z,Y,X")
+    str | None,
+    typer.Option("--spacing", help="Voxel size in µm, Z,Y,X; overrides the file's.", metavar="Z,Y,X"),
 ]
 Axes = Annotated[str | None, typer.Option("--axes", help="One letter per axis of the file, e.g. TCZYX.")]
-Channel = Annotated[str | None, typer.Option("--channel", help="Channels to use, by number or name: 0 or 0,2.")]
+Channel = Annotated[
+    str | None, typer.Option("--channel", help="Channels to use, by number or name: 0 or 0,2.")
+]
 
 
 def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) -> Any:

@@ -16,7 +16,9 @@ def command(app: typer.Typer) -> None:
     @app.command()
     def predict(
         model: Annotated[Path, typer.Argument(help="Model file.")],
-        source: Annotated[Path, typer.Argument(metavar="IN", help="Image, or a folder of images with --each.")],
+        source: Annotated[
+            Path, typer.Argument(metavar="IN", help="Image, or a folder of images with --each.")
+        ],
         out: Annotated[Path, typer.Argument(help="OME-Zarr to write (a folder of them with --each).")],
         region: Annotated[str | None, typer.Option(help="z0:z1,y0:y1,x0:x1: only this part.")] = None,
         mask: Annotated[Path | None, typer.Option(help="Nothing is predicted where this image is 0.")] = None,
@@ -26,7 +28,9 @@ def command(app: typer.Typer) -> None:
         threshold: Annotated[float | None, typer.Option(help="In place of the calibrated one.")] = None,
         precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
         tile: Annotated[int | None, typer.Option(help="Most voxels computed at once.")] = None,
-        each: Annotated[bool, typer.Option("--each", help="IN is a folder: predict each image in it.")] = False,
+        each: Annotated[
+            bool, typer.Option("--each", help="IN is a folder: predict each image in it.")
+        ] = False,
         overwrite: Annotated[bool, typer.Option(help="Replace a result that is there.")] = False,
         level: Annotated[int | None, typer.Option(help="Resolution level of IN.")] = None,
         time: Annotated[int | None, typer.Option(help="Time point of IN.")] = None,
@@ -51,7 +55,9 @@ def command(app: typer.Typer) -> None:
         told = numbers(spacing, "--spacing")
         over = open_volume(mask, axes=axes) if mask else None
         if each:
-            jobs = [(v, out / f"{name}.ome.zarr") for name, v in open_many(source, spacing=told, channel=channel)]
+            jobs = [
+                (v, out / f"{name}.ome.zarr") for name, v in open_many(source, spacing=told, channel=channel)
+            ]
         else:
             volume = open_volume(
                 source,

@@ -34,7 +34,7 @@ def write(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, 
 
 def latest(folder: Path) -> tuple[int, dict[str, Tensor], dict[str, Any], list[Path]] | None:
     """Return (step, tensors, state, damaged files passed over) of the newest whole checkpoint, or ``None``."""
-    damaged = []
+    damaged: list[Path] = []
     for path in sorted(folder.glob("[0-9]*.json"), reverse=True):
         tensors_path = path.with_suffix(".safetensors")
         try:

@@ -60,7 +60,9 @@ class Runner:
         self.device = device or default_device()
         self.dtype = resolve_precision(precision, self.device)
         if not network.backbone.trainable:
-            self.dtype = torch.float32  # hand-made filters take differences that 8 bits of mantissa do not carry
+            self.dtype = (
+                torch.float32
+            )  # hand-made filters take differences that 8 bits of mantissa do not carry
         self.spacing = spacing
         self.network = copy.deepcopy(network).eval()
         fold(self.network)

@@ -58,7 +58,7 @@ def predict_dense(
     core: Triple,
     *,
     empty: Array,
-    origin: Triple = (0, 0, 0),
+    region: Region | None = None,
     budget: int = TILE_VOXELS,
     precision: Precision = "auto",
     wanted: Callable[[Region], Array | bool] | None = None,
@@ -78,8 +78,8 @@ def predict_dense(
         Turns output_BKZYX into what is stored.
     core
         Body voxels (z, y, x) of one shard; from :func:`choose_core`.
-    origin
-        Body voxel (z, y, x) at which the layer begins, for a part of a volume.
+    region
+        Of the body's grid that the layer covers; default: all of it.
     empty
         What is stored (one value per channel) where nothing is computed: a tile that reads one constant 0.
     budget
@@ -94,18 +94,19 @@ def predict_dense(
     runner = Runner(tiling.network, tiling.body_spacing, precision=precision)
     shard = tiling.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     pending = list(layer.pending())
+    covered = region or tiling.domain
 
     def cores() -> Iterator[tuple[Region, Region]]:
         for out in pending:
             index = [a // n for a, n in zip(out.start, shard)]
-            body = Region.at([i * c for i, c in zip(index, core)], core).shift(origin)
-            yield out, body.clip(tiling.domain)
+            body = Region.at([i * c for i, c in zip(index, core)], core).shift(covered.start)
+            yield out, body.clip(covered)
 
     def load(body: Region) -> Array | None:
         block = image.read(tiling.reads(tiling.computed(body)))
         return block if np.any(block) else None
 
-    corner = tiling.output(Region.at(origin, (1, 1, 1))).start
+    corner = tiling.output(covered).start
     total = sum(region.voxels for region in pending)
     with (
         ThreadPoolExecutor(1) as reader,

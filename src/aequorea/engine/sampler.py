@@ -65,6 +65,7 @@ class Sampler:
         seed: int,
     ) -> None:
         self.pairs, self.patch, self.seed = list(pairs), patch, seed
+        self._kinds = strata
         self.counts: dict[int, int] = {}
         self._index: dict[int, list[tuple[int, _Index]]] = {}
         for number, pair in enumerate(self.pairs):
@@ -78,11 +79,14 @@ class Sampler:
     def __call__(self, index: int) -> dict[str, Array]:
         """Return sample ``index``: ``image`` (C Z Y X) and ``target`` (T Z Y X), float32."""
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, index], np.uint64)))
-        options = self._index[self._strata[int(rng.integers(len(self._strata)))]]
+        stratum = self._strata[int(rng.integers(len(self._strata)))]
+        options = self._index[stratum]
         number, blocks = options[int(rng.integers(len(options)))]
         pair = self.pairs[number]
         pick = int(np.searchsorted(blocks.cumulated, rng.integers(blocks.cumulated[-1]), side="right"))
-        centre = blocks.corners[pick] + rng.integers(0, BLOCK)
+        block = Region.at(blocks.corners[pick], BLOCK).clip(pair.target.region)
+        places = np.argwhere(self._kinds(pair.target.read(block)) == stratum)
+        centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
         image, target = _turn(image, target, pair, rng)
         return {"image": _dim(image, rng), "target": np.ascontiguousarray(target)}
@@ -138,7 +142,7 @@ def _embed(block: Array, inside: Region, wanted: Region, fill: float) -> Array:
 
 def _turn(image: Array, target: Array, pair: Pair, rng: np.random.Generator) -> tuple[Array, Array]:
     """Mirror along each axis and swap y and x, image and target alike."""
-    flips = [axis for axis in (1, 2, 3) if rng.random() < 0.5]
+    flips = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
     swap = rng.random() < 0.5 and image.shape[2] == image.shape[3] and target.shape[2] == target.shape[3]
     image, target = np.flip(image, flips), np.flip(target, flips)
     if swap:

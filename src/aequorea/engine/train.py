@@ -135,12 +135,16 @@ def train(
     """
     rank, world = process()
     if spec.batch % world:
-        raise AequoreaError(f"a batch of {spec.batch} cannot be dealt to {world} processes: choose a multiple")
+        raise AequoreaError(
+            f"a batch of {spec.batch} cannot be dealt to {world} processes: choose a multiple"
+        )
     device = default_device()
     module.to(device)
     dtype = resolve_precision(spec.precision, device)
     trainable = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, foreach=True)
+    optimizer = torch.optim.AdamW(
+        trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, foreach=True
+    )
     folder = run / "checkpoints"
     start, history = 0, []
     state: dict[str, Any] = {"first": None, "best": None, "best_step": 0}
@@ -195,7 +199,7 @@ def train(
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 parts = losses(on_device)
             total = torch.stack(list(parts.values())).sum()
-            total.backward()
+            torch.autograd.backward(total)
             values = torch.stack([t.detach().float() for t in parts.values()])
             if world > 1:
                 _average([p.grad for p in trainable if p.grad is not None], world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aequorea.layers.low_rank import LowRank
 from aequorea.layers.norm import BatchNorm
 from aequorea.volume import Triple
 
@@ -30,7 +31,7 @@ class ConvUnit(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, active: bool = True) -> None:
         super().__init__()
-        self.conv = Conv(inputs, outputs, bias=False)
+        self.conv: nn.Module = Conv(inputs, outputs, bias=False)
         self.norm: nn.Module = BatchNorm(outputs)
         self.active = active
 
@@ -60,5 +61,7 @@ def fold(module: nn.Module) -> None:
     """
     for child in module.modules():
         if isinstance(child, ConvUnit) and isinstance(child.norm, BatchNorm):
-            fused = nn.utils.fusion.fuse_conv_bn_eval(child.conv.eval(), child.norm.eval())
-            child.conv, child.norm = fused, nn.Identity()
+            conv = child.conv.merged() if isinstance(child.conv, LowRank) else child.conv
+            assert isinstance(conv, nn.Conv3d)
+            child.conv = nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), child.norm.eval())
+            child.norm = nn.Identity()

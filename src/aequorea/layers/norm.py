@@ -33,7 +33,9 @@ class BatchNorm(nn.BatchNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise with batch statistics in training, running statistics in evaluation."""
-        together = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        together = (
+            self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        )
         if not together:
             return super().forward(x)
         wide = x.float()

@@ -136,7 +136,8 @@ class Semantic:
 
     def strata(self, target: Array) -> Array:
         """Return the class per voxel, -1 where unlabelled."""
-        return np.nan_to_num(target[0], nan=-1).astype(np.int8)
+        kinds: Array = np.nan_to_num(target[0], nan=-1).astype(np.int8)
+        return kinds
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean over the batch of each sample's loss, over its labelled voxels."""
@@ -181,9 +182,11 @@ class Semantic:
     def _classes(self, dense: Array, point: dict[str, float]) -> Array:
         if self.outputs == 1:
             threshold = point.get("threshold", self.spec.threshold)
-            return (dense >= max(1, round(threshold * 255))).astype(np.uint8)
+            chosen: Array = (dense >= max(1, round(threshold * 255))).astype(np.uint8)
+            return chosen
         background = 255 - dense.astype(np.int32).sum(0, keepdims=True)
-        return np.concatenate([background, dense]).argmax(0)[None].astype(np.uint8)
+        chosen = np.concatenate([background, dense]).argmax(0)[None].astype(np.uint8)
+        return chosen
 
     def calibrate(self, dense: Sequence[Volume], truth: Sequence[Annotation]) -> dict[str, float]:
         """Return the threshold of best pooled Dice; nothing where the labels are too few to carry a choice."""

@@ -142,7 +142,7 @@ def finetune(
         folder = run if len(candidates) == 1 else run / words["name"]
         fitted.append((*_fit(source, words, folder, spec, start, say), words["name"]))
     scores = {name: out.best for _, out, name in fitted if out.best is not None}
-    model, outcome, name = max(fitted, key=lambda f: -np.inf if f[1].best is None else f[1].best)
+    model, outcome, _ = max(fitted, key=lambda f: -np.inf if f[1].best is None else f[1].best)
     better = source.task.better
     if len(scores) > 1:
         ranked = sorted(scores.items(), key=lambda pair: -pair[1])
@@ -176,10 +176,7 @@ class _Data:
         if len(channels) > 1:
             raise DataError(f"images of {sorted(channels)} channels together: pick some with --channel")
         intensities = {item.name: measure(item.image) for item in items}
-        scaled = [
-            replace(item, image=normalised(item.image, intensities[item.name]))
-            for item in items
-        ]
+        scaled = [replace(item, image=normalised(item.image, intensities[item.name])) for item in items]
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
         if line:
             say.append(line)
@@ -337,7 +334,7 @@ def _warn_of_scarce_labels(counts: dict[int, int], say: list[str]) -> None:
     for stratum, count in counts.items():
         if count < 50:
             say.append(
-                f"only {count} labelled voxels of class {stratum}: paint more of it before trusting the result"
+                f"only {count} labelled voxels of class {stratum}: paint more before trusting the result"
             )
     if len(counts) < 2:
         raise DataError(
@@ -355,7 +352,7 @@ def _finish(
     path: Path,
     say: list[str],
 ) -> None:
-    """Calibrate on what was held out, complete the card, write the model and drop what is not needed any more."""
+    """Calibrate on what was held out, complete the card, write the model, drop the checkpoints."""
     task = source.task
     if source.held:
         parts = held_out_parts(source.held)

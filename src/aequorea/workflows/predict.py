@@ -1,4 +1,4 @@
-"""The verb *predict*: a model over a volume larger than memory, into an OME-Zarr that can be taken up again."""
+"""The verb *predict*: a volume of any size into an OME-Zarr; what was interrupted is taken up again."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def predict(
         layer,
         task.store,
         core,
-        origin=region.start,
+        region=region,
         empty=np.zeros(len(task.dense_channels), task.dense_dtype),
         budget=spec.tile,
         precision=spec.precision,
