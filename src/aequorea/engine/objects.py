@@ -1,0 +1,369 @@
+"""Objects of a volume larger than memory: the blocks of :mod:`aequorea.signal.basins` joined into one answer.
+
+Three stages, each of which can be killed and taken up again:
+
+1. ``find``: each block on its own: basins, merged as far as the block alone decides it. To disk go the
+   basin of each voxel and a small graph: peaks, edges, and the voxels that touch foreground in other blocks.
+2. ``join``: basins that leave a block are linked to those that they enter, edges across block faces are
+   added, what was left open is merged, objects are numbered by their peaks. Works on the small graphs only.
+3. ``write``: basins become object numbers, shard by shard; objects are measured on the way.
+
+A block is a shard of the output or a part of it, of bounded size, so memory does not grow with the volume
+except by the graphs of stage 2: one entry per object, and about 0.2 per foreground voxel on block faces.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from aequorea.engine.durable import explained, write_file
+from aequorea.errors import DataError
+from aequorea.progress import track
+from aequorea.results import Layer, Table
+from aequorea.signal.basins import (
+    Basins,
+    Ints,
+    Pairs,
+    find_basins,
+    follow_links,
+    merge,
+    merge_closed,
+    number_objects,
+    offsets,
+    strongest,
+    sum_by,
+)
+from aequorea.signal.measure import Sums, add_up, gather, measure_block, object_table
+from aequorea.volume import Array, Region, Triple, Volume
+
+MOST_VOXELS = 1 << 22
+"""Voxels of a block at most: about 30 bytes each while it is worked on."""
+MOST_PAIRS = 200_000_000
+"""Edges that the join may hold: about 10 GB."""
+GRAPH = (
+    "end", "height", "leaves", "voxels", "a", "b", "saddle", "place", "shell", "shell_id", "shell_height",
+)  # fmt: skip
+"""Arrays of a block's graph; ``basins`` beside them are its voxels, compressed."""
+
+
+@dataclass(frozen=True)
+class ObjectRule:
+    """What counts as an object.
+
+    Attributes
+    ----------
+    threshold
+        Foreground probability from which a voxel is foreground, in 255ths.
+    tau
+        Smallest persistence that keeps two peaks apart, in counts of the height map.
+    neighbours
+        6 or 26.
+    min_voxels
+        Smaller objects are dropped.
+    """
+
+    threshold: int
+    tau: int
+    neighbours: int = 6
+    min_voxels: int = 1
+
+    def foreground(self, probability: Array) -> NDArray[np.bool_]:
+        """Return which voxels are foreground; a probability of 0 never is."""
+        out: NDArray[np.bool_] = probability >= max(1, self.threshold)
+        return out
+
+
+class BlockStore:
+    """Named arrays, whole or not there at all; in a folder, or in memory where there is none."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._memory: dict[str, bytes] = {}
+
+    def begin(self, recipe: str) -> None:
+        """Forget everything that was kept for another recipe."""
+        if self.folder is None:
+            return
+        known = self.folder / "recipe.json"
+        if known.exists() and known.read_text(encoding="utf-8") == recipe:
+            return
+        with explained(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        write_file(known, recipe.encode())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._memory if self.folder is None else (self.folder / name).exists()
+
+    def save(self, name: str, arrays: dict[str, Array]) -> None:
+        """Keep arrays under a name."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        if self.folder is None:
+            self._memory[name] = buffer.getvalue()
+        else:
+            write_file(self.folder / name, buffer.getvalue())
+
+    def load(self, name: str, wanted: tuple[str, ...] | None = None) -> dict[str, Array]:
+        """Return the arrays kept under a name, or those wanted; the others are not read."""
+        source = io.BytesIO(self._memory[name]) if self.folder is None else self.folder / name
+        with np.load(source) as arrays:
+            return {key: arrays[key] for key in (wanted or arrays.files)}
+
+
+class ObjectFinder:
+    """Finds, writes and measures the objects of one stored network output.
+
+    Parameters
+    ----------
+    dense
+        Two channels of uint8: foreground probability in 255ths, height.
+    rule
+        What counts as an object.
+    shard
+        Voxels (z, y, x) of the units in which the output is written.
+    scratch
+        Folder for what must survive a kill; ``None``: memory.
+
+    Attributes
+    ----------
+    blocks
+        The regions that are worked on one by one, numbered by their place in the list.
+    """
+
+    def __init__(self, dense: Volume, rule: ObjectRule, shard: Triple, scratch: Path | None = None) -> None:
+        self.dense, self.rule, self.shard = dense, rule, shard
+        self.block = part_of(shard, dense.size)
+        z, y, x = (-(-n // b) for n, b in zip(dense.size, self.block))
+        self.grid: Triple = (z, y, x)
+        self.blocks = list(dense.region.split(self.block))
+        self.store = BlockStore(scratch)
+        recipe = {"rule": asdict(rule), "shard": self.shard, "block": self.block, "dense": dense.fingerprint}
+        self.store.begin(json.dumps(recipe, sort_keys=True))
+        self._graph = lru_cache(maxsize=64)(lambda i: self.store.load(f"graph/{i}.npz", GRAPH))
+
+    def run(self, layer: Layer, image: Volume | None = None) -> Table:
+        """Write the labels into a layer and return the table of objects.
+
+        Parameters
+        ----------
+        layer
+            uint32, one channel, in shards as given.
+        image
+            Whose intensities are measured; on the grid of ``dense``.
+
+        Raises
+        ------
+        DataError
+            If the image is on another grid, or the height map is noise (more edges than memory holds).
+        """
+        if image is not None and image.size != self.dense.size:
+            raise DataError(f"{image.name}: {image.size} voxels where the objects lie on {self.dense.size}")
+        shards = list(self.dense.region.split(self.shard))
+        for shard in track(shards, "find objects", len(shards), "shard"):
+            self.find(shard)
+        number, base = self.join()
+        pending = set(layer.pending())
+        if not pending <= set(shards):
+            raise ValueError(f"the layer's blocks are not those of {self.shard}")
+        for i, shard in enumerate(track(shards, "write objects", len(shards), "shard")):
+            self.write(i, shard, number, base, layer if shard in pending else None, image)
+        sums = add_up(self._sums(len(shards)), int(number.max(initial=0)))
+        return object_table(sums, self.dense.spacing, image.channels if image is not None else ())
+
+    def find(self, shard: Region) -> None:
+        """Stage 1 for the blocks of one shard; those that were done are left alone."""
+        todo = [i for i in self._blocks_of(shard) if f"graph/{i}.npz" not in self.store]
+        if not todo:
+            return
+        around = shard.grow((1, 1, 1))
+        seen = around.clip(self.dense.region)
+        values = np.zeros((2, *around.size), np.uint8)  # nothing is foreground outside the volume
+        values[(slice(None), *seen.relative_to(around).slices)] = self.dense.read(seen)
+        for i in todo:
+            region = self.blocks[i]
+            probability, height = values[(slice(None), *region.grow((1, 1, 1)).relative_to(around).slices)]
+            basins = merge_closed(
+                find_basins(
+                    self.rule.foreground(probability),
+                    height,
+                    spacing=self.dense.spacing,
+                    neighbours=self.rule.neighbours,
+                    start=region.start,
+                    size=self.dense.size,
+                ),
+                self.rule.tau,
+            )
+            self.store.save(f"graph/{i}.npz", self._pack(basins, region, height))
+
+    def _blocks_of(self, shard: Region) -> list[int]:
+        """Return the numbers of the blocks that a shard consists of."""
+        first = [a // b for a, b in zip(shard.start, self.block)]
+        last = [-(-a // b) for a, b in zip(shard.stop, self.block)]
+        z, y, x = np.meshgrid(*(np.arange(a, b) for a, b in zip(first, last)), indexing="ij")
+        numbers: list[int] = np.ravel_multi_index((z.ravel(), y.ravel(), x.ravel()), self.grid).tolist()
+        return numbers
+
+    def _pack(self, basins: Basins, region: Region, height: NDArray[np.uint8]) -> dict[str, Array]:
+        z, y, x = (a - s for a, s in zip(np.unravel_index(basins.shell, self.dense.size), region.start))
+        return {
+            "basins": np.frombuffer(imagecodecs.zstd_encode(basins.ids.tobytes(), level=1), np.uint8),
+            "end": basins.end,
+            "height": basins.height,
+            "leaves": basins.leaves,
+            "voxels": basins.voxels,
+            "a": basins.pairs.a,
+            "b": basins.pairs.b,
+            "saddle": basins.pairs.saddle,
+            "place": basins.pairs.place,
+            "shell": basins.shell,
+            "shell_id": basins.ids[z, y, x].astype(np.int64) - 1,
+            "shell_height": height[z + 1, y + 1, x + 1],
+        }
+
+    def join(self) -> tuple[NDArray[np.uint32], list[int]]:
+        """Stage 2: return each basin's object number, and where each block's basins begin in that list."""
+        base = [0]
+        ends, heights, voxels = [], [], []
+        for i in range(len(self.blocks)):
+            graph = self._graph(i)
+            base.append(base[-1] + len(graph["end"]))
+            ends.append(graph["end"])
+            heights.append(graph["height"])
+            voxels.append(graph["voxels"])
+        end, height, size = np.concatenate(ends), np.concatenate(heights), np.concatenate(voxels)
+        link = np.arange(len(end))
+        edges, held = [], 0
+        for i in range(len(self.blocks)):
+            link[base[i] : base[i + 1]] = self._entered(i, base)
+            edges.append(self._edges(i, base))
+            held += len(edges[-1])
+            if held > MOST_PAIRS:
+                raise DataError(
+                    f"{self.dense.name}: over {MOST_PAIRS:,} touching basins: the height map is noise; "
+                    "train longer, or raise the persistence"
+                )
+        link = follow_links(link)
+        pairs = Pairs.join(edges)
+        pairs = strongest(Pairs(link[pairs.a], link[pairs.b], pairs.saddle, pairs.place))
+        involved = np.unique(np.concatenate([pairs.a, pairs.b]))
+        compact = Pairs(
+            np.searchsorted(involved, pairs.a), np.searchsorted(involved, pairs.b), pairs.saddle, pairs.place
+        )
+        merged, _ = merge(compact, end[involved], height[involved], self.rule.tau)
+        root = np.arange(len(end))
+        root[involved] = involved[merged]
+        number = number_objects(root, end, sum_by(link, size, len(end)), self.rule.min_voxels)
+        return number[link], base
+
+    def _entered(self, i: int, base: list[int]) -> Ints:
+        """Return, per basin of block ``i``, the basin that it goes on in; itself if it has its peak."""
+        graph = self._graph(i)
+        link = np.arange(base[i], base[i + 1])
+        leaves = np.flatnonzero(graph["leaves"])
+        target, _ = self._look_up(graph["end"][leaves], base)
+        link[leaves] = target
+        return link
+
+    def _edges(self, i: int, base: list[int]) -> Pairs:
+        """Return the open edges inside block ``i`` and those that begin in it and end in another."""
+        graph = self._graph(i)
+        region, size = self.blocks[i], self.dense.size
+        parts = [Pairs(graph["a"] + base[i], graph["b"] + base[i], graph["saddle"], graph["place"])]
+        here = np.stack(np.unravel_index(graph["shell"], size), axis=1)
+        steps = offsets(self.rule.neighbours)
+        for direction, step in enumerate(steps[len(steps) // 2 :]):
+            there = here + step
+            inside = np.all((there >= region.start) & (there < region.stop), axis=1)
+            beyond = np.any((there < 0) | (there >= size), axis=1)
+            crossing = np.flatnonzero(~inside & ~beyond)
+            other, height = self._look_up(np.ravel_multi_index(tuple(there[crossing].T), size), base)
+            found = other >= 0
+            crossing, other, height = crossing[found], other[found], height[found]
+            parts.append(
+                Pairs(
+                    graph["shell_id"][crossing] + base[i],
+                    other,
+                    np.minimum(graph["shell_height"][crossing], height).astype(np.int16),
+                    graph["shell"][crossing] * 16 + direction,
+                )
+            )
+        return strongest(Pairs.join(parts))
+
+    def _look_up(self, voxel: Ints, base: list[int]) -> tuple[Ints, NDArray[np.uint8]]:
+        """Return basin and height at voxels on the shells of their blocks; -1 and 0 in the background."""
+        node, height = np.full(len(voxel), -1), np.zeros(len(voxel), np.uint8)
+        block = [c // n for c, n in zip(np.unravel_index(voxel, self.dense.size), self.block)]
+        owner = np.ravel_multi_index(block, self.grid)
+        for q in np.unique(owner).tolist():
+            graph = self._graph(q)
+            asked = np.flatnonzero(owner == q)
+            at = np.searchsorted(graph["shell"], voxel[asked])
+            found = at < len(graph["shell"])
+            found[found] = graph["shell"][at[found]] == voxel[asked[found]]
+            at, asked = at[found], asked[found]
+            node[asked] = graph["shell_id"][at] + base[q]
+            height[asked] = graph["shell_height"][at]
+        return node, height
+
+    def write(
+        self,
+        i: int,
+        shard: Region,
+        number: NDArray[np.uint32],
+        base: list[int],
+        layer: Layer | None,
+        image: Volume | None,
+    ) -> None:
+        """Stage 3 for one shard: sums first, so that a shard that was written always has them."""
+        if layer is None and f"sums/{i}.npz" in self.store:
+            return
+        labels = np.zeros(shard.size, np.uint32)
+        sums = []
+        for k in self._blocks_of(shard):
+            names, region = number[base[k] : base[k + 1]], self.blocks[k]
+            if not names.any():
+                continue
+            packed = self.store.load(f"graph/{k}.npz", ("basins",))["basins"]
+            ids = np.frombuffer(imagecodecs.zstd_decode(packed.tobytes()), np.uint32).reshape(region.size)
+            part = labels[region.relative_to(shard).slices]
+            part[...] = np.concatenate([np.zeros(1, np.uint32), names])[ids]
+            sums.append(
+                measure_block(
+                    part,
+                    region.start,
+                    self.dense.size,
+                    self.dense.read(region)[0],
+                    image.read(region) if image is not None else None,
+                )
+            )
+        self.store.save(f"sums/{i}.npz", gather(sums))
+        if layer is not None:
+            layer.write(shard, labels[None])
+
+    def _sums(self, shards: int) -> Iterator[Sums]:
+        for i in range(shards):
+            yield self.store.load(f"sums/{i}.npz")
+
+
+def part_of(shard: Triple, size: Triple) -> Triple:
+    """Return the block size for a shard: the shard itself, or a part that tiles it and is small enough."""
+    block = [min(a, n) for a, n in zip(shard, size)]
+    while math.prod(block) > MOST_VOXELS:
+        axis = max(range(3), key=lambda i: block[i])
+        n = block[axis]
+        if shard[axis] >= size[axis]:  # one shard along this axis: any cut will do
+            block[axis] = -(-n // 2)
+        else:
+            block[axis] = n // next(d for d in range(2, n + 1) if n % d == 0)
+    return block[0], block[1], block[2]
