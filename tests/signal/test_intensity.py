@@ -39,7 +39,7 @@ def check(array: np.ndarray, volume: Volume | None = None) -> Intensity:
     return found
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(st.data(), st.sampled_from(TYPES))
 def test_equals_numpy_percentiles(data: st.DataObject, dtype: str) -> None:
     shape = data.draw(hnp.array_shapes(min_dims=4, max_dims=4, max_side=5))
@@ -60,7 +60,7 @@ def test_many_voxels_with_outliers_and_gaps(rng: np.random.Generator, dtype: str
     check(array.astype(dtype))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from(["u2", "f4"]), st.integers(0, 99))
 def test_blocks_do_not_matter(chunks: tuple[int, int, int], dtype: str, seed: int) -> None:
     array = np.random.default_rng(seed).gamma(2, 50, (1, 7, 13, 11)).astype(dtype)
@@ -89,7 +89,7 @@ def test_nothing_to_scale_by_gives_zeros(array: np.ndarray) -> None:
     assert not scaled.any()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(st.data(), st.sampled_from(TYPES))
 def test_normalise_is_the_formula(data: st.DataObject, dtype: str) -> None:
     array = data.draw(hnp.arrays(dtype, (2, 2, 3, 4), elements=hnp.from_dtype(np.dtype(dtype))))

@@ -1,8 +1,8 @@
 """Files that are whole or not there, also after ``kill -9``, a full disk or a power cut.
 
-Everything is written beside its place, flushed to the disk, digested and renamed; folders are flushed too, since
-a rename lasts only when its folder does. A journal is the one file that grows: its torn last line is ignored. What
-goes wrong with the disk becomes one line that the user can act on.
+Everything is written beside its place, flushed to the disk, digested and renamed; folders are flushed too,
+since a rename lasts only when its folder does. A journal is the one file that grows: its torn last line is
+ignored. What goes wrong with the disk becomes one line that the user can act on.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def write_file(path: Path, data: bytes | Iterable[bytes], beside: Path | None = 
     data
         Its bytes, at once or in pieces.
     beside
-        An existing folder of the same file system for the unfinished file; default: the file's own.
+        A folder of the same file system for the unfinished file; default: the file's own.
 
     Raises
     ------
@@ -83,6 +83,7 @@ def write_file(path: Path, data: bytes | Iterable[bytes], beside: Path | None = 
     seen, size = hashlib.blake2b(digest_size=16), 0
     with explained(path):
         make_folder(path.parent)
+        make_folder(beside or path.parent)
         # The thread is in the name: several write at a time, and two may write the same file.
         partial = (beside or path.parent) / f".{path.name}.{os.getpid()}-{threading.get_ident()}{LEFTOVER}"
         try:
@@ -178,7 +179,7 @@ class Journal:
         self._torn = True  # nobody knows how the last run ended
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return the facts on the disk; a line that is no whole JSON object was cut by a kill and does not count."""
+        """Return the facts on the disk; what is no whole JSON object was cut by a kill and does not count."""
         try:
             lines = self.path.read_bytes().split(b"\n")
         except FileNotFoundError:

@@ -1,8 +1,8 @@
 """One layer of a result on disk: a pyramid of sharded arrays with a journal of what is written.
 
-The unit is one shard: encoded in memory by zarr-python, written beside its place, flushed, renamed, then entered
-with size, time and digest into the journal. What the journal does not hold, or what no longer looks as it says, is
-pending. Shards of nothing but zeros are entered and not written.
+The unit is one shard: encoded in memory by zarr-python, written beside its place, flushed, renamed, then
+entered with size, time and digest into the journal. What the journal does not hold, or what no longer looks
+as it says, is pending. Shards of nothing but zeros are entered and not written.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class LayerSpec(Spec):
 
     @property
     def channel_axis(self) -> bool:
-        """Whether the arrays have one: a label image of one channel has not, for viewers show it over any channel."""
+        """Whether the arrays have one: plain label images have not, as viewers lay them over any channel."""
         return self.kind == "image" or len(self.channels) > 1
 
 
@@ -85,6 +85,11 @@ class ZarrLayer:
         """Whether every shard of every level is written."""
         return not any(self._left(level) for level in range(len(self._sizes)))
 
+    @property
+    def block(self) -> Triple:
+        """Voxels (z, y, x) of one shard."""
+        return self.spec.shard
+
     def pending(self) -> Iterator[Region]:
         """Yield the regions of the shards that are not written; shards lie on a grid from the origin."""
         yield from self._left(0)
@@ -107,7 +112,8 @@ class ZarrLayer:
             If the disk does not take it.
         """
         shape = (len(self.spec.channels), *region.size)
-        if list(Region.whole(self.spec.size).clip(region).split(self.spec.shard)) != [region]:
+        corner = [at * n for at, n in zip(_place(region, self.spec.shard), self.spec.shard)]
+        if region.empty or region != Region.at(corner, self.spec.shard).clip(Region.whole(self.spec.size)):
             raise ValueError(
                 f"layer '{self.spec.name}': region {region} is not one shard of {self.spec.shard} voxels"
             )
@@ -236,10 +242,10 @@ class ZarrLayer:
         def reader(region: Region) -> Array:
             try:
                 block = np.asarray(array[(..., *region.slices)])
-            except (ValueError, RuntimeError, OSError):
+            except (ValueError, RuntimeError):  # of checksums and of zstd
                 self._distrust(level, region)
                 raise DataError(
-                    f"{self.folder / str(level)}: damaged within {region}; run the same command again to mend it"
+                    f"{self.folder / str(level)}: damaged in {region}; run the same command again to mend it"
                 ) from None
             return block if spec.channel_axis else block[None]
 

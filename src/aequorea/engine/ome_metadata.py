@@ -42,8 +42,8 @@ def image(
     spacing
         Voxel size in µm (z, y, x) of the finest level; where ``None``, scales count voxels and have no unit.
     how
-        How levels were made. The centre of a mean lies further than that of the first voxel of its cell; this is
-        written as a translation, so that levels overlay.
+        How levels were made. The centre of a mean lies further than that of the first voxel of its cell; this
+        is written as a translation, so that levels overlay.
     channels
         Names; ``None`` for an image without a channel axis.
     dtype

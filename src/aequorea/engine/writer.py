@@ -3,8 +3,8 @@
 Layers (:mod:`aequorea.engine.layer`) are written shard by shard, metadata and tables whole.
 
 ``OUT/``
-    ``zarr.json``, ``0/``, ``1/`` ... the image named ``dense`` (where there is none, the metadata point to the
-    arrays of the first layer), ``labels/NAME/``, other images in ``NAME/``, ``tables/NAME.csv``
+    ``zarr.json``, ``0/``, ``1/`` ... the image named ``dense`` (where there is none, the metadata point to
+    the arrays of the first layer), ``labels/NAME/``, other images in ``NAME/``, ``tables/NAME.csv``
 ``OUT/.aequorea/``
     ``state.json`` (whose result this is, and whether it is finished), ``journal/NAME.jsonl``, ``partial/``,
     ``scratch/`` (deleted in the end)
@@ -40,10 +40,11 @@ class ZarrOutput:
     path
         The store, by custom ``NAME.ome.zarr``.
     identity
-        A digest of all that decides the result (model, input, spec). A store of another identity is not taken up.
+        A digest of all that decides the result (model, input, spec). A store of another identity is not taken
+        up.
     shard, chunk
-        Voxels (z, y, x) of one file, and at most of one compressed piece in it: pieces divide a shard. Both are
-        smaller for smaller layers.
+        Voxels (z, y, x) of one file, and at most of one compressed piece in it: pieces divide a shard. Both
+        are smaller for smaller layers.
     overwrite
         Begin anew, deleting a store that is there.
     pyramid
@@ -96,7 +97,7 @@ class ZarrOutput:
 
     @property
     def finished(self) -> bool:
-        """Whether :meth:`complete` was reached, by this run or an earlier one, and nothing is damaged since."""
+        """Whether :meth:`complete` was reached, by this or an earlier run, and nothing is damaged since."""
         return bool(self._state["status"] == "finished")
 
     def layer(
@@ -139,7 +140,8 @@ class ZarrOutput:
             if name in self._layers:
                 if self._layers[name].spec != spec:
                     raise DataError(
-                        f"{self.path}: layer '{name}' was begun with other settings; add --overwrite to begin anew"
+                        f"{self.path}: layer '{name}' was begun with other settings;"
+                        " add --overwrite to begin anew"
                     )
                 return self._layers[name]
             layer = ZarrLayer(self.path, spec, self.result)
@@ -163,6 +165,10 @@ class ZarrOutput:
         path = self._folder / "scratch" / name
         make_folder(path)
         return path
+
+    def remember(self, **facts: Any) -> None:
+        """Add plain data to the store's attributes."""
+        self._facts.update(facts)
 
     def complete(self) -> None:
         """Declare the result finished and delete the scratch folders.

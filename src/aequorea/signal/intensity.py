@@ -3,8 +3,8 @@
 Percentiles are of the whole image, never of a tile. They are exact: voxels are counted by the upper 16 bits
 of their number format, and where that is not all of a number, the few bins in which the wanted ranks lie are
 counted again by the lower 16 bits. So there is no bin width to choose, no outlier spoils it, and neither the
-size nor the order of the blocks changes a digit. Types of up to 16 bits are read once, others twice; doubles and
-whole numbers of more than 16 bits are rounded to float32 first; less than 1e-40 is zero.
+size nor the order of the blocks changes a digit. Types of up to 16 bits are read once, others twice; doubles
+and whole numbers of more than 16 bits are rounded to float32 first; less than 1e-40 is zero.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Values = NDArray[np.float64]
 
 
 class ChannelIntensity(Spec):
-    """The range of one channel without exact zeros (padding) and non-finite voxels; all 0 where none are left.
+    """The range of one channel without exact zeros (padding) and non-finite voxels; all 0 if none are left.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class ChannelIntensity(Spec):
 
 
 class Intensity(Spec):
-    """The range of a volume, channel by channel; ``plain()`` and ``parse()`` make and read JSON-ready data."""
+    """The range of a volume by channel; ``plain()`` and ``parse()`` make and read JSON-ready data."""
 
     channels: tuple[ChannelIntensity, ...]
 

@@ -1,8 +1,8 @@
 """Coarser levels of an image: how often each axis is halved, and the halving itself.
 
-Images are averaged, labels take one of the values that are there (the first, or the most frequent, of
-their cell). Integer means are exact and rounded half up: sums in whole numbers, pair by pair, which costs a twentieth
-of a general reshape-and-sum.
+Images are averaged, labels take one of the values that are there (the first, or the most frequent, of their
+cell). Integer means are exact and rounded half up: sums in whole numbers, pair by pair, at a twentieth of the
+cost of a general reshape and sum.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def reduce(block: Array, steps: Triple, how: Reduction) -> Array:
     Parameters
     ----------
     block
-        Axes ``C Z Y X``; begins at an even voxel of the axes that are halved. A last odd voxel is its own pair.
+        Axes ``C Z Y X``; begins at an even voxel of axes that are halved. A last odd voxel is its own pair.
     steps
         1 or 2 per axis (z, y, x).
     how
