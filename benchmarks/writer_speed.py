@@ -1,8 +1,8 @@
 """CPU time of everything in ``predict`` that is not the network, per gigavoxel.
 
 Reads a zstd-compressed uint16 volume shard by shard, counts its intensities, scales it, writes one uint8
-channel with pyramid and fsync. ``--quick`` takes one shard of 256³ instead of sixteen. Leaves with status 1 above
-the bar.
+channel with pyramid and fsync. ``--quick`` takes one shard of 256³ instead of sixteen. Leaves with status 1
+above the bar.
 """
 
 from __future__ import annotations

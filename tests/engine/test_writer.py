@@ -177,7 +177,7 @@ def test_interrupted_equals_whole(
     channels: int,
     before: int,
 ) -> None:
-    shard = tuple(max(s, n // 3 + 1) for s, n in zip(shard, size))  # not thousands of files
+    shard = tuple(max(s, n // 2 + 1) for s, n in zip(shard, size))  # not thousands of files
     path = tmp_path_factory.mktemp("o") / "o"
     array = (np.random.default_rng(1).random((channels, *size)) * 3).astype(dtype)
 
