@@ -7,7 +7,7 @@ are drawn in their true proportions: xy, xz below it, yz to its right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -48,6 +48,7 @@ ERROR_COLOURS: dict[int, Colour] = {
 _SUPERSAMPLE = 2
 _MOST_SMOOTH = 600
 _GAP = 8
+_TYPE = 23
 _PAPER = (255, 255, 255)
 _INK = (70, 74, 80)
 
@@ -80,6 +81,28 @@ class Planes:
 
 
 @dataclass(frozen=True)
+class Overlay:
+    """Labels to draw over an image.
+
+    Attributes
+    ----------
+    labels
+        Objects, classes or error codes; 0 is left clear.
+    colours
+        Of each label, those without one are left clear; default: :func:`colours_of`.
+    fill
+        Opacity of the inside, 0 to 1.
+    line
+        Width of outlines in pixels; 0: none.
+    """
+
+    labels: Planes
+    colours: Mapping[int, Colour] | None = None
+    fill: float = 0.0
+    line: float = 1.5
+
+
+@dataclass(frozen=True)
 class Key:
     """A line of text beside a picture, with a coloured square where it explains a colour."""
 
@@ -87,38 +110,52 @@ class Key:
     colour: Colour | None = None
 
 
-def window(size: Triple, at: Triple, most: int = 512) -> Region:
-    """Return the part of a volume around a voxel that a picture can show: at most ``most`` voxels along each
-    axis.
-    """
-    start = [min(max(0, a - most // 2), max(0, n - most)) for a, n in zip(at, size)]
-    return Region.at(start, [min(n, most) for n in size])
-
-
-def cut(volume: Volume, at: Triple, region: Region | None = None, channel: int = 0) -> Planes:
+def planes(read: Callable[[Region], Array], at: Triple, region: Region) -> Planes:
     """Read three planes through a voxel.
+
+    Parameters
+    ----------
+    read
+        Returns the voxels of a region, axes Z Y X; called three times.
+    at
+        The voxel (z, y, x).
+    region
+        How far the planes reach.
+    """
+
+    def plane(axis: int) -> Array:
+        start, stop = list(region.start), list(region.stop)
+        start[axis], stop[axis] = at[axis], at[axis] + 1
+        part = Region((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+        return np.asarray(read(part)).squeeze(axis)
+
+    z, y, x = (a - s for a, s in zip(at, region.start))
+    return Planes(plane(0), plane(1), plane(2).T, (z, y, x))
+
+
+def cut(volume: Volume, at: Triple, region: Region | None = None, channel: int | None = None) -> Planes:
+    """Read three planes through a voxel of a volume.
 
     Parameters
     ----------
     volume
         Only the planes are read of it.
     at
-        The voxel (z, y, x) of the volume.
+        The voxel (z, y, x).
     region
         How far the planes reach; default: the whole volume.
     channel
-        Which channel.
+        Which channel; default: the brighter of all at each voxel, each scaled to its own :func:`contrast`.
     """
     region = volume.region if region is None else region
-
-    def plane(axis: int) -> Array:
-        start, stop = list(region.start), list(region.stop)
-        start[axis], stop[axis] = at[axis], at[axis] + 1
-        part = Region((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
-        return np.asarray(volume.pick([channel]).read(part)[0].squeeze(axis))
-
-    z, y, x = (a - s for a, s in zip(at, region.start))
-    return Planes(plane(0), plane(1), plane(2).T, (z, y, x))
+    if channel is None and volume.shape[0] > 1:
+        scaled = []
+        for number in range(volume.shape[0]):
+            one = cut(volume, at, region, number)
+            black, white = contrast(one)
+            scaled.append([(plane - black) / (white - black) for plane in one.all])
+        return one.like(*(np.maximum.reduce(sides) for sides in zip(*scaled)))
+    return planes(lambda part: volume.read(part)[channel or 0], at, region)
 
 
 def frame(mask: Array, at: Triple, spacing: Spacing | None, margin: float = 0.12) -> Region:
@@ -209,26 +246,23 @@ def object_errors(truth: Array, pred: Array, matching: Matching, ignore: Array |
     return codes
 
 
-def colours_of(labels: Array, partners: Mapping[int, int] | None = None) -> dict[int, Colour]:
-    """Return a colour for each label, that of its partner where it has one, so that matched objects look
-    alike.
-    """
+def values(planes: Planes) -> list[int]:
+    """Return the labels that occur on three planes, without 0, ascending."""
+    found = np.unique(np.concatenate([np.unique(plane) for plane in planes.all]))
+    return [int(value) for value in found if value != 0]
+
+
+def colours_of(labels: Iterable[int], partners: Mapping[int, int] | None = None) -> dict[int, Colour]:
+    """Return a colour for each label: that of its partner, where it has one, so that matches look alike."""
     partners = partners or {}
-    return {
-        int(label): PALETTE[(partners.get(int(label), int(label)) - 1) % len(PALETTE)]
-        for label in np.unique(labels)
-        if label != 0
-    }
+    return {label: PALETTE[(partners.get(label, label) - 1) % len(PALETTE)] for label in labels}
 
 
 def draw(
     image: Planes,
     spacing: Spacing | None,
+    overlays: Sequence[Overlay] = (),
     *,
-    labels: Planes | None = None,
-    colours: Mapping[int, Colour] | None = None,
-    fill: float = 0.0,
-    outline: bool = True,
     keys: Sequence[Key] = (),
     limits: tuple[float, float] | None = None,
     width: int = 960,
@@ -241,14 +275,8 @@ def draw(
         Intensities.
     spacing
         Voxel size in µm (z, y, x); ``None`` draws voxels as cubes and the scale bar in voxels.
-    labels
-        Objects, classes or error codes to draw over it; 0 is left clear.
-    colours
-        Colour of each label; default: :func:`colours_of`.
-    fill
-        Opacity of the inside of labels, 0 to 1.
-    outline
-        Whether to draw the outlines of labels.
+    overlays
+        What to draw over it, first to last.
     keys
         Lines of text for the free corner, if it is large enough to hold them.
     limits
@@ -277,17 +305,13 @@ def draw(
         ("xz", image.xz, (depth, breadth), (height + _GAP, 0), (z, x)),
         ("yz", image.yz, (height, depth), (0, breadth + _GAP), (y, z)),
     )
-    over = labels.all if labels is not None else (None, None, None)
-    if colours is None:
-        found = [np.unique(plane) for plane in over if plane is not None]
-        colours = colours_of(np.concatenate(found)) if found else {}
     total = (height, breadth) if flat else (height + _GAP + depth, breadth + _GAP + depth)
     canvas = Image.new("RGB", (total[1], total[0]), _PAPER)
     black, white = limits or contrast(image)
-    for label, (name, plane, shape, (top, left), tick) in zip(over, panes[:1] if flat else panes):
+    for index, (name, plane, shape, (top, left), tick) in enumerate(panes[:1] if flat else panes):
         grey = _grey(plane, black, white, shape)
-        if label is not None:
-            grey = _overlay(grey, label, colours, fill, outline)
+        for overlay in overlays:
+            grey = _paint(grey, overlay.labels.all[index], overlay)
         pane = Image.fromarray(grey)
         if not flat:
             _mark(pane, name, tick, plane.shape)
@@ -297,7 +321,7 @@ def draw(
     if not flat and keys:
         _write_keys(canvas, keys, (height + _GAP, breadth + _GAP), (depth, depth))
     buffer = BytesIO()
-    canvas.save(buffer, "PNG", optimize=True)
+    canvas.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -314,14 +338,15 @@ def _grey(plane: Array, black: float, white: float, shape: tuple[int, int]) -> A
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _overlay(grey: Array, label: Array, colours: Mapping[int, Colour], fill: float, outline: bool) -> Array:
+def _paint(grey: Array, label: Array, overlay: Overlay) -> Array:
     """Blend labels over a picture; drawn larger and averaged down, so that lines are smooth."""
     height, width = grey.shape[0] * _SUPERSAMPLE, grey.shape[1] * _SUPERSAMPLE
+    colours = colours_of(values(overlay.labels)) if overlay.colours is None else overlay.colours
     large, table = _enlarge(label, (height, width), colours)
-    opacity = np.where(large > 0, np.float32(fill), np.float32(0))
-    if outline:
-        thick = 2 * _SUPERSAMPLE + 1
-        edge = maximum_filter(large, thick) != minimum_filter(large, thick)
+    opacity = np.where(large > 0, np.float32(overlay.fill), np.float32(0))
+    if overlay.line:
+        reach = 2 * round(overlay.line * _SUPERSAMPLE) + 1
+        edge = maximum_filter(large, reach) != minimum_filter(large, reach)
         opacity[edge & (large > 0)] = 1.0
     paint = table[large] * opacity[..., None]
 
@@ -385,7 +410,7 @@ def _mark(pane: Image.Image, name: str, at: tuple[float, float], shape: tuple[in
         (x, pane.height - reach, x, pane.height),
     ):
         pen.line(line, fill=(255, 225, 120), width=2)
-    _text(pen, (10, 8), name, 19)
+    _text(pen, (10, 8), name)
 
 
 def _scale_bar(pane: Image.Image, scale: float, unit: str) -> None:
@@ -399,28 +424,28 @@ def _scale_bar(pane: Image.Image, scale: float, unit: str) -> None:
     pen.rectangle((left - 1, bottom - thick - 1, right + 1, bottom + 1), fill=(0, 0, 0))
     pen.rectangle((left, bottom - thick, right, bottom), fill=(255, 255, 255))
     text = f"{length:g} {unit}"
-    wide = pen.textlength(text, font=_font(19))
-    _text(pen, ((left + right - wide) / 2, bottom - thick - 27), text, 19)
+    wide = pen.textlength(text, font=_font(_TYPE))
+    _text(pen, ((left + right - wide) / 2, bottom - thick - 32), text)
 
 
 def _write_keys(
     canvas: Image.Image, keys: Sequence[Key], corner: tuple[int, int], room: tuple[int, int]
 ) -> None:
     """Write lines into the free corner where they fit."""
-    pen, line = ImageDraw.Draw(canvas), 28
-    widest = max(pen.textlength(key.text, font=_font(19)) + (28 if key.colour else 0) for key in keys)
+    pen, line = ImageDraw.Draw(canvas), 34
+    widest = max(pen.textlength(key.text, font=_font(_TYPE)) + (28 if key.colour else 0) for key in keys)
     if widest + 12 > room[1] or line * len(keys) + 8 > room[0]:
         return
     for index, key in enumerate(keys):
         top, left = corner[0] + 8 + index * line, corner[1] + 12
         if key.colour is not None:
-            pen.rounded_rectangle((left, top + 3, left + 17, top + 20), 3, fill=key.colour)
+            pen.rounded_rectangle((left, top + 5, left + 18, top + 23), 3, fill=key.colour)
             left += 28
-        pen.text((left, top), key.text, fill=_INK, font=_font(19))
+        pen.text((left, top), key.text, fill=_INK, font=_font(_TYPE))
 
 
-def _text(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int) -> None:
-    pen.text(at, text, fill=(255, 255, 255), font=_font(size), stroke_width=2, stroke_fill=(0, 0, 0))
+def _text(pen: ImageDraw.ImageDraw, at: tuple[float, float], text: str) -> None:
+    pen.text(at, text, fill=(255, 255, 255), font=_font(_TYPE), stroke_width=2, stroke_fill=(0, 0, 0))
 
 
 @cache
