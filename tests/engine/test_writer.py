@@ -163,7 +163,7 @@ def test_empty_shards_are_not_written(tmp_path: Path, image: np.ndarray) -> None
 @given(
     st.tuples(st.integers(1, 12), st.integers(1, 30), st.integers(1, 30)),
     st.tuples(*[st.integers(1, 20)] * 3),
-    st.tuples(*[st.integers(1, 9)] * 3),
+    st.tuples(*[st.integers(3, 9)] * 3),
     st.sampled_from(["u1", "i2", "u8", "f4", "f8", ">u2", "bool"]),
     st.integers(1, 2),
     st.integers(0, 6),
@@ -211,6 +211,16 @@ def test_a_write_is_one_whole_shard(tmp_path: Path, image: np.ndarray) -> None:
         layer.write(Region((0, 0, 0), (16, 16, 32)), np.zeros((1, 16, 16, 32), "u1"))
     with pytest.raises(ValueError, match="shards are not written"):
         layer.finish()
+
+
+@pytest.mark.parametrize(
+    ("shard", "want"),
+    [((256, 192, 100), (64, 64, 50)), ((97, 194, 1), (97, 97, 1)), ((66, 7, 130), (33, 7, 26))],
+)
+def test_chunks_divide_shards_of_any_size(tmp_path: Path, shard: Triple, want: Triple) -> None:
+    layer = dense(ZarrOutput(tmp_path / "o", identity="a", shard=shard), size=(300, 300, 300))
+    assert layer.spec.shard == shard
+    assert layer.spec.chunk == want
 
 
 def test_names_and_types_of_layers(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ class ZarrOutput:
         A digest of all that decides the result (model, input, spec). A store of another identity is not taken
         up.
     shard, chunk
-        Voxels (z, y, x) of one file, and at most of one compressed piece in it: pieces divide a shard. Both
-        are smaller for smaller layers.
+        Voxels (z, y, x) of one file, and about those of one compressed piece in it: pieces divide a shard.
+        Both are smaller for smaller layers.
     overwrite
         Begin anew, deleting a store that is there.
     pyramid
@@ -279,6 +279,12 @@ class ZarrOutput:
 
 
 def _divisors(shard: Triple, most: Triple) -> Triple:
-    """Return the largest divisors of a shard that are no larger than ``most``."""
-    z, y, x = (max(d for d in range(1, min(s, m) + 1) if s % d == 0) for s, m in zip(shard, most))
+    """Return the largest divisors of a shard up to ``most``, or the next above where those would be slivers."""
+
+    def best(n: int, limit: int) -> int:
+        fits = [d for d in range(1, n + 1) if n % d == 0]
+        below = max(d for d in fits if d <= limit)
+        return below if 4 * below >= min(n, limit) else min(d for d in fits if d > limit)
+
+    z, y, x = (best(n, limit) for n, limit in zip(shard, most))
     return z, y, x
