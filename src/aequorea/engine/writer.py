@@ -279,7 +279,7 @@ class ZarrOutput:
 
 
 def _divisors(shard: Triple, most: Triple) -> Triple:
-    """Return the largest divisors of a shard up to ``most``, or the next above where those would be slivers."""
+    """Return the largest divisors of a shard up to ``most``, or the next above where those are tiny."""
 
     def best(n: int, limit: int) -> int:
         fits = [d for d in range(1, n + 1) if n % d == 0]
