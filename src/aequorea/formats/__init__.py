@@ -1,1 +1,1 @@
-
+"""What can be opened: one file per format."""
