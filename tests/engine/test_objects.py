@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from unittest.mock import patch
 
@@ -225,6 +226,22 @@ def test_an_image_on_another_grid_is_refused(rng):
     dense = np.zeros((2, 4, 4, 4), np.uint8)
     with pytest.raises(DataError, match="voxels where the objects lie on"):
         run(dense, ObjectRule(1, 1), (4, 4, 4), image=np.zeros((1, 4, 4, 5)))
+
+
+def test_memory_of_a_block_does_not_grow_with_the_volume(tmp_path: Path):
+    peaks = []
+    for planes in (64, 256):
+        tile = touching_balls((32, 32, 32))
+        dense = np.tile(tile, (1, planes // 32, 4, 4))
+        volume = from_array(dense)
+        layer = MemoryOutput(block=(32, 64, 64)).layer("o", size=volume.size, dtype=np.uint32, kind="label")
+        finder = ObjectFinder(volume, ObjectRule(128, 50), layer.block, tmp_path / str(planes))
+        tracemalloc.start()
+        for shard in volume.region.split(layer.block):
+            finder.find(shard)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_only_open_matters_reach_the_join():

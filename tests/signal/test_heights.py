@@ -101,6 +101,18 @@ def test_touching_boxes_come_apart_at_their_border(kind, least):
     assert (pair.tp, pair.fp, pair.fn) == (2, 0, 0)
 
 
+def test_noise_below_the_rounding_changes_no_object(rng):
+    labels = ndimage.zoom(rng.integers(0, 9, (3, 5, 5)), 6, order=0)
+    height = height_map(labels, None, cap=2.5)
+    objects = []
+    for noise in (0.0, 1e-6):
+        stored = (
+            np.rint(200 * (height + rng.uniform(-noise, noise, height.shape))).clip(0, 255).astype(np.uint8)
+        )
+        objects.append(label_objects(labels > 0, stored, spacing=None, tau=50))
+    assert objects[0].max() == objects[1].max() and match(*objects, threshold=0.75).ap >= 0.99
+
+
 def test_sizes_and_pieces():
     labels = two_boxes()
     labels[0, 0, 0] = 5  # a slip of the brush
