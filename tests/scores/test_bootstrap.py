@@ -76,4 +76,6 @@ def test_classes_are_pooled_apart_and_then_averaged():
     assert pooled["hd95_um"].value == 3
     assert set(pooled) == {"dice", "hd95_um", "dice.a", "dice.b"}
     assert pooling.pool([]) == {}
+    mixed = pooling.pool([{"hd95_um": 2.0}, {"hd95_voxels": 7.0}, {"hd95_um": 4.0}])
+    assert (mixed["hd95_um"].value, mixed["hd95_um"].n) == (3, 2)
     assert pooling.paired(rows, rows, "hd95_um").value == 0

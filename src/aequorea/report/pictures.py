@@ -185,18 +185,24 @@ def frame(mask: Array, at: Triple, spacing: Spacing | None, margin: float = 0.12
 
 
 def busiest(mask: Array) -> Triple:
-    """Return the voxel (z, y, x) through which three planes show most of a mask; the middle of an empty
-    one.
+    """Return the voxel (z, y, x) through which three planes show most of a mask; the middle of an empty one.
+
+    Planes near the border of the volume count half: structures are cut off there.
     """
     mask = np.asarray(mask) != 0
     if not mask.any():
         z, y, x = (n // 2 for n in mask.shape)
         return z, y, x
-    z = int(mask.sum(axis=(1, 2)).argmax())
+    z = int((mask.sum(axis=(1, 2)) * _inward(mask.shape[0])).argmax())
     # The other two are chosen among what the first shows, so that the planes cross inside something.
-    y = int((mask[z].sum(axis=1) * (1 + mask.sum(axis=(0, 2)))).argmax())
-    x = int((mask[z, y] * (1 + mask.sum(axis=(0, 1)))).argmax())
+    y = int((mask[z].sum(axis=1) * mask.sum(axis=(0, 2)) * _inward(mask.shape[1])).argmax())
+    x = int((mask[z, y] * mask.sum(axis=(0, 1)) * _inward(mask.shape[2])).argmax())
     return z, y, x
+
+
+def _inward(n: int) -> Array:
+    """Return weights along an axis: 1 in the middle, a half at the ends."""
+    return 1 - 0.5 * np.abs(2 * (np.arange(n) + 0.5) / n - 1)
 
 
 def contrast(planes: Planes, low: float = 1.0, high: float = 99.8) -> tuple[float, float]:
@@ -206,7 +212,7 @@ def contrast(planes: Planes, low: float = 1.0, high: float = 99.8) -> tuple[floa
     if not values.size:
         return 0.0, 1.0
     black, white = np.percentile(values, [low, high])
-    return float(black), float(white) if white > black else float(black) + 1.0
+    return float(black), float(white) if white > black else float(black) + max(1.0, abs(float(black)))
 
 
 def voxel_errors(truth: Array, pred: Array, ignore: Array | None = None) -> Array:
@@ -328,10 +334,10 @@ def draw(
 def _grey(plane: Array, black: float, white: float, shape: tuple[int, int]) -> Array:
     """Return a plane as RGB of ``shape`` pixels."""
     values = np.nan_to_num(
-        (np.asarray(plane, np.float32) - black) / (white - black), nan=0.0, posinf=1.0, neginf=0.0
+        (np.asarray(plane, np.float64) - black) / (white - black), nan=0.0, posinf=1.0, neginf=0.0
     )
     smaller = shape[0] < plane.shape[0] or shape[1] < plane.shape[1]
-    resized = Image.fromarray(np.clip(values, 0, 1)).resize(
+    resized = Image.fromarray(np.clip(values, 0, 1).astype(np.float32)).resize(
         (shape[1], shape[0]), Image.Resampling.BOX if smaller else Image.Resampling.BILINEAR
     )
     grey = np.rint(np.asarray(resized) * 255).astype(np.uint8)
@@ -425,7 +431,8 @@ def _scale_bar(pane: Image.Image, scale: float, unit: str) -> None:
     pen.rectangle((left, bottom - thick, right, bottom), fill=(255, 255, 255))
     text = f"{length:g} {unit}"
     wide = pen.textlength(text, font=_font(_TYPE))
-    _text(pen, ((left + right - wide) / 2, bottom - thick - 32), text)
+    across = min((left + right - wide) / 2, pane.width - wide - 8)
+    _text(pen, (across, bottom - thick - 32), text)
 
 
 def _write_keys(

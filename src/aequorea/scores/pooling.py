@@ -25,17 +25,19 @@ def pool(rows: Sequence[Row], seed: int = 0) -> dict[str, Interval]:
     Parameters
     ----------
     rows
-        One per image, all with the same names.
+        One per image. A score that an image lacks (a distance in µm where no spacing is known) is pooled
+        without that image.
     seed
         Of the resamples.
 
     Returns
     -------
     dict
-        Score and interval by name, in the order of the first row; counts are not scores and are left out.
+        Score and interval by name; counts are not scores and are left out.
     """
-    names = [name for name in rows[0] if name.partition(".")[0] not in formulas.COUNTS] if rows else []
-    return {name: _pool_one(rows, name, seed) for name in names}
+    names = dict.fromkeys(name for row in rows for name in row)
+    scores = [name for name in names if name.partition(".")[0] not in formulas.COUNTS]
+    return {name: _pool_one(rows, name, seed) for name in scores}
 
 
 def paired(first: Sequence[Row], second: Sequence[Row], name: str, seed: int = 0) -> Interval:

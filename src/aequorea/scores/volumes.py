@@ -71,13 +71,13 @@ def object_scores(pred: Volume, truth: LabelImage) -> dict[str, float]:
     pred
         One channel of object numbers on the grid of the labels.
     truth
-        The labels; voxels of their ``unlabelled`` value do not count. Where that value is 0, 1 is background and
-        objects begin at 2.
+        The labels; voxels of their ``unlabelled`` value do not count. Where that value is 0, 1 is background
+        and objects begin at 2.
 
     Returns
     -------
     dict
-        What :func:`aequorea.scores.matching.table_scores` gives; ``dice``, ``iou``, ``precision`` and ``recall``
+        What :func:`aequorea.scores.matching.table_scores` gives; ``dice``, ``iou``, ``precision``, ``recall``
         of the foreground (any object) with their counts; ``rand_error``, ``voi_split`` and ``voi_merge`` of
         :mod:`aequorea.scores.partition`.
 
