@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import dask.array
@@ -10,13 +11,10 @@ import numpy as np
 import pytest
 
 from aequorea.errors import FormatError
+from aequorea.formats import bioio
 from aequorea.workflows.open import open, open_many
 
 VALUES = np.arange(2 * 2 * 3 * 4 * 5, dtype="u2").reshape(2, 2, 3, 4, 5)
-
-
-class UnsupportedFileFormatError(Exception):
-    pass
 
 
 class StandIn:
@@ -25,8 +23,8 @@ class StandIn:
     scenes = ("first", "second")
 
     def __init__(self, path: object) -> None:
-        if "unknown" in str(path):
-            raise UnsupportedFileFormatError(path)
+        if "damaged" in str(path):
+            raise ValueError("not a microscope's file\nat all")
         self.offset = 0
         self.dims = SimpleNamespace(order="TCZYX")
         self.physical_pixel_sizes = SimpleNamespace(Z=2.0, Y=0.3, X=0.2)
@@ -42,14 +40,16 @@ class StandIn:
 
 @pytest.fixture
 def stand_in(monkeypatch):
-    module = ModuleType("bioio")
-    module.BioImage = StandIn
-    monkeypatch.setitem(sys.modules, "bioio", module)
+    for name in ("bioio", "bioio_czi"):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.BioImage = StandIn
+        monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.mark.parametrize("suffix", ["czi", "nd2", "lif"])
 def test_without_the_extra(tmp_path, monkeypatch, suffix):
-    monkeypatch.setitem(sys.modules, "bioio", None)
+    monkeypatch.setattr(bioio, "find_spec", lambda name: None)
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"anything")
     with pytest.raises(FormatError, match=f"{suffix.upper()} needs bioio: pip install bioio bioio-{suffix}"):
@@ -57,9 +57,15 @@ def test_without_the_extra(tmp_path, monkeypatch, suffix):
 
 
 def test_without_the_reader(tmp_path, stand_in):
-    (tmp_path / "unknown.nd2").write_bytes(b"anything")
+    (tmp_path / "a.nd2").write_bytes(b"anything")
     with pytest.raises(FormatError, match="pip install bioio bioio-nd2"):
-        open(tmp_path / "unknown.nd2")
+        open(tmp_path / "a.nd2")
+
+
+def test_a_damaged_file(tmp_path, stand_in):
+    (tmp_path / "damaged.czi").write_bytes(b"anything")
+    with pytest.raises(FormatError, match=r"damaged.czi: cannot be read as CZI \(not a microscope's file\)"):
+        open(tmp_path / "damaged.czi")
 
 
 def test_with_it(tmp_path, stand_in):

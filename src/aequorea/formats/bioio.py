@@ -6,6 +6,7 @@ Source: bioio (https://github.com/bioio-devs/bioio); its arrays have the axes T 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar
@@ -76,16 +77,17 @@ class BioIO:
 
 
 def _image(path: Path) -> Any:
+    kind = path.suffix[1:].upper()
     plugin = _PLUGINS[path.suffix.lower()]
-    missing = FormatError(f"{path}: {path.suffix[1:].upper()} needs bioio: pip install bioio {plugin}")
-    try:
-        from bioio import BioImage
-    except ImportError:
-        raise missing from None
-    with reading(path, path.suffix[1:].upper()):
+    if not all(find_spec(module) for module in ("bioio", plugin.replace("-", "_"))):
+        raise FormatError(f"{path}: {kind} needs bioio: pip install bioio {plugin}")
+    from bioio import BioImage
+
+    with reading(path, kind):
         try:
             return BioImage(path)
         except Exception as error:
+            # bioio's own words send the user to install what is installed
             if type(error).__name__ == "UnsupportedFileFormatError":
-                raise missing from error
+                raise ValueError(f"{plugin} does not know it") from error
             raise
