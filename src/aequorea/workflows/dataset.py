@@ -132,11 +132,28 @@ def dataset(
             AequoreaWarning,
             stacklevel=2,
         )
-    return [
+    items = [
         read(entry, kind=kind, unlabelled=unlabelled, spacing=spacing, axes=axes, channel=channel)
         for entry in found
         if entry.label is not None
     ]
+    # A crop that is still as it was written would otherwise teach that all of it is background.
+    untouched = [item.name for item in items if item.offset is not None and _untouched(item)]
+    if len(untouched) == len(items):
+        raise DataError(
+            f"{path}: none of {len(items)} crops is painted yet; open image and label, paint and save"
+        )
+    if untouched:
+        warnings.warn(
+            f"{path}: {len(untouched)} of {len(items)} crops are not painted: left out, e.g. {untouched[0]}",
+            AequoreaWarning,
+            stacklevel=2,
+        )
+    return [item for item in items if item.name not in untouched]
+
+
+def _untouched(item: Item) -> bool:
+    return isinstance(item.annotation, LabelImage) and not item.annotation.volume.read().any()
 
 
 def entries(path: str | Path, *, kind: Kind = "label") -> list[Entry]:
@@ -195,6 +212,8 @@ def read(
         if entry.region is not None and label.size != region.size:
             label = TargetImage(label).crop(region, size).volume
         return replace(item, annotation=TargetImage(label))
+    if label.shape[0] == image.size[0] and label.size[0] == 1:
+        label = _channels_as_planes(label)
     if label.shape[0] != 1:
         raise DataError(f"{source}: {label.shape[0]} channels; a label image has one")
     if label.dtype.kind not in "biu":
@@ -213,6 +232,19 @@ def read(
     if entry.unlabelled is not None:
         unlabelled = entry.unlabelled
     return replace(item, annotation=LabelImage(label, unlabelled))
+
+
+def _channels_as_planes(label: Volume) -> Volume:
+    """Return the volume whose planes were saved as channels, as napari does under the name ``.ome.tif``."""
+
+    def reader(region: Region) -> Array:
+        (z0, y0, x0), (z1, y1, x1) = region.start, region.stop
+        return label.read(Region((0, y0, x0), (1, y1, x1)))[None, z0:z1, 0]
+
+    planes, _, height, width = label.shape
+    return replace(
+        label, reader=reader, shape=(1, planes, height, width), channels=(), spacing=None, levels=()
+    )
 
 
 def read_points(path: Path) -> Array:

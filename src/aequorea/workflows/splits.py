@@ -137,9 +137,11 @@ def _classes(item: Item, region: Region) -> set[int]:
         return set()
     values = np.unique(item.annotation.crop(region, item.image.size).volume.read())
     seen = {int(value) for value in values if value != item.annotation.unlabelled}
-    objects = seen - {0}
+    # Under strokes 0 is unlabelled and 1 is background.
+    background = 1 if item.annotation.unlabelled == 0 else 0
+    objects = seen - {background}
     # Many values are object numbers: those shared by both sides are only objects cut in two.
-    return (seen & {0} if len(objects) > MOST_CLASSES else seen) | ({-1} if objects else set())
+    return (seen & {background} if len(objects) > MOST_CLASSES else seen) | ({-1} if objects else set())
 
 
 def _part(item: Item, region: Region, word: str) -> Item:
