@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 
-
 def data_folder() -> Path | None:
     """The folder of real volumes, from ``AEQUOREA_DATA`` or beside the checkout; ``None`` where it is not."""
     named = os.environ.get("AEQUOREA_DATA")

@@ -44,12 +44,16 @@ class Layout:
         Tile origins are multiples of this.
     reach
         Voxels of context on each side beyond which nothing changes a voxel; ``None`` where it is the whole image.
+    halo
+        Context that is computed by default: less than the reach where its outer part hardly matters. What that
+        costs in exactness is measured after training and stands in the model's card.
     """
 
     channels: tuple[int, ...]
     strides: tuple[Triple, ...]
     grid: Triple
     reach: Triple | None
+    halo: Triple
 
 
 class Backbone(Protocol):

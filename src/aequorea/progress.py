@@ -61,7 +61,9 @@ class Progress:
         if note is not None:
             self._note = note
         now = time.monotonic()
-        if now - self._begin >= QUIET_S and now - self._last >= (LIVE_EVERY_S if self._live else PLAIN_EVERY_S):
+        if now - self._begin >= QUIET_S and now - self._last >= (
+            LIVE_EVERY_S if self._live else PLAIN_EVERY_S
+        ):
             self._last = now
             self._show(now, end="")
 

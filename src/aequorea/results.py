@@ -30,6 +30,10 @@ class Result:
 class Layer(Protocol):
     """A volume being written, block by block; a block is one output shard."""
 
+    @property
+    def block(self) -> Triple:
+        """Voxels (z, y, x) of one block; blocks lie on a grid from the origin, cut at the far ends."""
+
     def pending(self) -> Iterator[Region]:
         """Yield the blocks that are not written yet; together with those written they cover the volume once."""
 

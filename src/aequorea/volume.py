@@ -69,7 +69,9 @@ class Region:
             (bounds[0][1], bounds[1][1], bounds[2][1]),
         )
         if region.empty or not region.inside(cls.whole(size)):
-            raise DataError(f"region '{text}' is empty or not inside the volume of {tuple(size)} voxels (z, y, x)")
+            raise DataError(
+                f"region '{text}' is empty or not inside the volume of {tuple(size)} voxels (z, y, x)"
+            )
         return region
 
     @property
@@ -214,7 +216,9 @@ class Volume:
             return np.empty((self.shape[0], *region.size), self.dtype)
         block = np.asarray(self.reader(region))
         if block.shape != (self.shape[0], *region.size):
-            raise DataError(f"{self.name}: read {block.shape} where {(self.shape[0], *region.size)} was asked for")
+            raise DataError(
+                f"{self.name}: read {block.shape} where {(self.shape[0], *region.size)} was asked for"
+            )
         return np.ascontiguousarray(block, dtype=self.dtype)
 
     def crop(self, region: Region) -> Volume:

@@ -54,7 +54,10 @@ class Filters(nn.Module):
         plan = filters.scales(self.spec.scales, spacing)
         gz, gy, gx = (max(scale.stride[axis] for scale in plan) for axis in range(3))
         rz, ry, rx = (max(scale.reach[axis] for scale in plan) for axis in range(3))
-        return Layout((len(self.names) * self.spec.channels,), ((1, 1, 1),), (gz, gy, gx), (rz, ry, rx))
+        channels = len(self.names) * self.spec.channels
+        # Gaussians fade: 0.6 of the reach leaves 2e-4 of the result, 0.3 would leave 4e-3.
+        halo_z, halo_y, halo_x = (-(-round(0.6 * r) // g) * g for r, g in zip((rz, ry, rx), (gz, gy, gx)))
+        return Layout((channels,), ((1, 1, 1),), (gz, gy, gx), (rz, ry, rx), (halo_z, halo_y, halo_x))
 
     @torch.no_grad()
     def forward(self, x: Tensor, spacing: Spacing | None) -> list[Tensor]:

@@ -26,6 +26,8 @@ from aequorea.volume import Spacing, Triple
 WIDTHS = {"tiny": 16, "small": 32}
 ROLES = 8
 ISOTROPIC = 1.5
+HALO = 0.3
+"""Share of the reach that is computed by default: what lies farther away passes through the coarsest level alone."""
 
 
 class UNetSpec(Spec):
@@ -82,8 +84,10 @@ class UNet(nn.Module):
         for step in steps:
             last = strides[-1]
             strides.append((last[0] * step[0], last[1] * step[1], last[2] * step[2]))
-        z, y, x = (_reach([step[axis] for step in steps], strides[-1][axis]) for axis in range(3))
-        return Layout(self._widths, tuple(strides), strides[-1], (z, y, x))
+        grid = strides[-1]
+        z, y, x = (_reach([step[axis] for step in steps], grid[axis]) for axis in range(3))
+        halo_z, halo_y, halo_x = (max(g, round(HALO * r / g) * g) for r, g in zip((z, y, x), grid))
+        return Layout(self._widths, tuple(strides), grid, (z, y, x), (halo_z, halo_y, halo_x))
 
     def forward(self, x: Tensor, spacing: Spacing | None) -> list[Tensor]:
         """Return the decoder's pyramid, finest level first, each cropped to ceil(size / stride)."""

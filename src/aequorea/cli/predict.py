@@ -27,6 +27,12 @@ def command(app: typer.Typer) -> None:
         ] = "default",
         threshold: Annotated[float | None, typer.Option(help="In place of the calibrated one.")] = None,
         precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+        scale: Annotated[
+            float | None, typer.Option(help="Make voxels so much larger first; 1: as they are.")
+        ] = None,
+        object_size: Annotated[
+            float | None, typer.Option(help="Diameter of the objects in µm, if unlike the training's.")
+        ] = None,
         tile: Annotated[int | None, typer.Option(help="Most voxels computed at once.")] = None,
         each: Annotated[
             bool, typer.Option("--each", help="IN is a folder: predict each image in it.")
@@ -50,6 +56,8 @@ def command(app: typer.Typer) -> None:
             "halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int),
             "precision": precision,
             "threshold": threshold,
+            "scale": scale,
+            "object_size": object_size,
         }
         spec = PredictSpec.parse(words if tile is None else {**words, "tile": tile})
         told = numbers(spacing, "--spacing")

@@ -81,7 +81,7 @@ def predict_dense(
     region
         Of the body's grid that the layer covers; default: all of it.
     empty
-        What is stored (one value per channel) where nothing is computed: a tile that reads one constant 0.
+        What is stored (one value per channel) where nothing is computed: in a tile that reads one constant value.
     budget
         Most voxels computed at once.
     wanted
@@ -104,7 +104,7 @@ def predict_dense(
 
     def load(body: Region) -> Array | None:
         block = image.read(tiling.reads(tiling.computed(body)))
-        return block if np.any(block) else None
+        return block if block.max() > block.min() else None
 
     corner = tiling.output(covered).start
     total = sum(region.voxels for region in pending)

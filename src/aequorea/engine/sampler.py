@@ -95,7 +95,8 @@ class Sampler:
         """Cut a patch of the body's grid that holds a voxel of the target; what sticks out is 0 and unlabelled."""
         tiling, domain = pair.tiling, pair.tiling.domain.size
         ratio = np.array(domain) / np.array(pair.target.size)
-        near = np.minimum((centre * ratio).astype(int), np.array(domain) - 1)
+        # A coarse target voxel stands for many of the body's: any of them may be the centre.
+        near = np.minimum(((centre + rng.random(3)) * ratio).astype(int), np.array(domain) - 1)
         start = []
         for place, n, extent in zip(near, self.patch, domain):
             if n >= extent:

@@ -15,9 +15,6 @@ from typing import Any, Literal
 from aequorea.layers.network import Network
 from aequorea.volume import Region, Spacing, Triple
 
-DEFAULT_HALO = 0.3
-"""Share of the reach that is computed by default; a model's card states the error that this leaves."""
-
 
 @dataclass(frozen=True)
 class Tiling:
@@ -56,9 +53,7 @@ class Tiling:
         elif halo == "full":
             margin = layout.reach
         else:
-            margin = tuple(
-                min(r, max(g, round(DEFAULT_HALO * r / g) * g)) for r, g in zip(layout.reach, layout.grid)
-            )
+            margin = layout.halo
         return cls(network, size, spacing, (int(margin[0]), int(margin[1]), int(margin[2])))
 
     @property

@@ -248,10 +248,11 @@ def _fit(
     frozen = not any(p.requires_grad for p in network.backbone.parameters())
     pairs = source.pairs(model, source.train)
     patch = spec.patch or patch_size(
-        source.spacing, [pair.image.size for pair in pairs], pairs[0].tiling.grid
+        source.spacing, [pair.tiling.domain.size for pair in pairs], pairs[0].tiling.grid
     )
     sampler = Sampler(pairs, source.task.strata, patch, spec.train.seed)
-    _warn_of_scarce_labels(sampler.counts, say)
+    if source.task.annotation == "label":
+        _warn_of_scarce_labels(sampler.counts, say)
     evaluate = _evaluator(source, model) if source.held else None
     if frozen and linear_map(network.head) is not None:
         features, targets = sample_features(network, pairs, source.task.strata, seed=spec.train.seed)

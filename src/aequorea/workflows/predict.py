@@ -21,8 +21,9 @@ from aequorea.errors import DataError
 from aequorea.model import Model, load
 from aequorea.results import Result
 from aequorea.signal.intensity import Intensity, measure
+from aequorea.signal.resample import matched_size, placed, resampled
 from aequorea.specs import Spec
-from aequorea.volume import Array, Region, Triple, Volume
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
 from aequorea.workflows.open import open as open_volume
 
 CHUNK: Triple = (64, 64, 64)
@@ -43,6 +44,11 @@ class PredictSpec(Spec):
         ``auto``, ``float32`` or ``bfloat16``.
     threshold
         In place of the calibrated one.
+    scale
+        How much larger voxels are made before the network sees them; default: what matches the model, where
+        voxels (or objects) are off by more than 1.5. 1 leaves them as they are.
+    object_size
+        Diameter of the objects in µm, where it differs from that of the training objects.
     """
 
     region: str | None = None
@@ -50,6 +56,8 @@ class PredictSpec(Spec):
     tile: int = TILE_VOXELS
     precision: Precision = "auto"
     threshold: float | None = None
+    scale: float | None = None
+    object_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,9 +121,16 @@ def predict(
     model = load(model) if isinstance(model, str | Path) else model
     volume = source if isinstance(source, Volume) else open_volume(source)
     _check_fit(model, volume, mask)
+    if Path(volume.name).exists() and Path(out).resolve() in (p := Path(volume.name).resolve(), *p.parents):
+        raise DataError(f"{out}: holds the image itself: write the result to another place")
     region = Region.parse(spec.region, volume.size) if spec.region else volume.region
-    tiling = Tiling.of(model.network, volume.size, volume.spacing or model.spacing, spec.halo)
-    core = choose_core(region.size, tiling.grid, tiling.halo, spec.tile)
+    size = working_size(model, volume, spec)
+    tiling = Tiling.of(model.network, size, _spacing_at(volume, size) or model.spacing, spec.halo)
+    work = region if size == volume.size else _covering(region, volume.size, size)
+    if model.task.over == "items":
+        core = tiling.domain.size
+    else:
+        core = choose_core(work.size, tiling.grid, tiling.halo, spec.tile)
     shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     recipe = [
         print_of_model,
@@ -143,13 +158,22 @@ def predict(
     if output.finished:
         tell(f"{out}: finished before, nothing to do")
         return Predicted(Path(out), output.result, None, lines)
+    if size != volume.size:
+        tell(
+            f"{volume.name}: computed at {size} voxels instead of {volume.size} (z, y, x), to match the model's "
+            f"voxels of {_text(model.spacing)} µm; results are on the image's grid (--scale 1 turns this off)"
+        )
+    elif volume.spacing is None and volume.size[0] > 1:
+        tell(
+            f"{volume.name}: voxel size unknown; assumed to be that of the training data (or give --spacing)"
+        )
     intensity = _intensity(volume, output)
     output.remember(intensity=intensity.plain())
     task = model.task
-    placed = tiling.output(region)
+    where = tiling.output(work)
     layer = output.layer(
         "dense",
-        size=placed.size,
+        size=where.size,
         dtype=task.dense_dtype,
         kind="image",
         channels=task.dense_channels,
@@ -158,16 +182,16 @@ def predict(
 
     def wanted(part: Region) -> Array:
         assert mask is not None
-        keep: Array = mask.read(part.shift(placed.start))[0] > 0
+        keep: Array = resampled(mask, size, "nearest").read(part.shift(where.start))[0] > 0
         return keep
 
     timing = predict_dense(
         tiling,
-        normalised(volume, intensity),
+        resampled(normalised(volume, intensity), size),
         layer,
         task.store,
         core,
-        region=region,
+        region=work,
         empty=np.zeros(len(task.dense_channels), task.dense_dtype),
         budget=spec.tile,
         precision=spec.precision,
@@ -176,10 +200,47 @@ def predict(
     )
     dense = layer.finish()
     point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
-    same_grid = placed == region
-    task.decode(dense, volume.crop(region) if same_grid else None, output, point)
+    if size != volume.size:
+        whole = tiling.output_size
+        scaled = tuple(round(n * o / w) for n, o, w in zip(volume.size, whole, size))
+        dense = resampled(placed(dense, where, whole), (scaled[0], scaled[1], scaled[2])).crop(region)
+    task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
     output.complete()
     return Predicted(Path(out), output.result, timing, lines)
+
+
+def working_size(model: Model, volume: Volume, spec: PredictSpec) -> Triple:
+    """Return the voxels (z, y, x) at which the network sees a volume: its own, or what matches the model."""
+    if spec.scale is not None:
+        z, y, x = (max(1, round(n / spec.scale)) for n in volume.size)
+        return (volume.size[0], y, x) if volume.size[0] == 1 else (z, y, x)
+    target = model.spacing
+    if volume.spacing is None or target is None:
+        return volume.size
+    if spec.object_size is not None:
+        trained = model.card.get("object_um")
+        if not trained:
+            raise DataError(
+                "the model does not know how large its training objects were: use --scale instead"
+            )
+        factor = spec.object_size / float(trained)
+        target = (target[0] * factor, target[1] * factor, target[2] * factor)
+    return matched_size(volume, target)
+
+
+def _spacing_at(volume: Volume, size: Triple) -> Spacing | None:
+    if volume.spacing is None:
+        return None
+    z, y, x = (s * n / m for s, n, m in zip(volume.spacing, volume.size, size))
+    return z, y, x
+
+
+def _covering(region: Region, size: Triple, other: Triple) -> Region:
+    """Return the region of a grid of ``other`` voxels that covers ``region`` of one of ``size``, with a margin."""
+    low = [a * m // n - 2 for a, n, m in zip(region.start, size, other)]
+    high = [-(-b * m // n) + 2 for b, n, m in zip(region.stop, size, other)]
+    grown = Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
+    return grown.clip(Region.whole(other))
 
 
 def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:
@@ -191,6 +252,10 @@ def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:
         )
     if mask is not None and mask.size != volume.size:
         raise DataError(f"{mask.name}: mask of {mask.size} voxels for an image of {volume.size} (z, y, x)")
+
+
+def _text(spacing: Spacing | None) -> str:
+    return " x ".join(f"{s:g}" for s in spacing) if spacing else "unknown size"
 
 
 def _intensity(volume: Volume, output: ZarrOutput) -> Intensity:

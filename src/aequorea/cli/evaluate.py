@@ -1,0 +1,51 @@
+"""``aequorea evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aequorea.cli.options import Axes, Channel, Spacing, numbers
+
+
+def command(app: typer.Typer) -> None:
+    """Register the command."""
+
+    @app.command()
+    def evaluate(
+        model: Annotated[Path, typer.Argument(help="Model file.")],
+        data: Annotated[Path, typer.Argument(help="Folder or CSV of images with labels.")],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores and report.")] = Path(
+            "evaluation"
+        ),
+        halo: Annotated[
+            str, typer.Option(help="Context of a tile: default, full (exact), or Z,Y,X voxels.")
+        ] = "default",
+        unlabelled: Annotated[
+            int | None, typer.Option(help="Label value of voxels that nobody looked at.")
+        ] = None,
+        spacing: Spacing = None,
+        axes: Axes = None,
+        channel: Channel = None,
+    ) -> None:
+        """Predict annotated images, score them, and write scores.json, scores.csv and report.html."""
+        from aequorea.workflows.evaluate_model import evaluate_model
+        from aequorea.workflows.predict import PredictSpec
+
+        words = {"halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int)}
+        scores = evaluate_model(
+            model,
+            data,
+            out,
+            PredictSpec.parse(words),
+            unlabelled=unlabelled,
+            spacing=numbers(spacing, "--spacing"),
+            axes=axes,
+            channel=channel,
+        )
+        for name, interval in scores["pooled"]["model"].items():
+            if interval["value"] is not None:
+                print(f"{name:24s} {interval['value']:.3f}  ({interval['n']} images)")
+        print(f"report: {out / 'report.html'}")

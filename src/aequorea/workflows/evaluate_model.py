@@ -1,0 +1,70 @@
+"""The verb *evaluate*: a model on annotated volumes, scored and reported.
+
+Every image is predicted into a store of its own under ``OUT/predictions``, so that a long evaluation can be
+interrupted, and what was scored can be looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from aequorea.engine.durable import file_digest
+from aequorea.model import load
+from aequorea.workflows.dataset import Item, dataset
+from aequorea.workflows.evaluate import Case, evaluate
+from aequorea.workflows.predict import PredictSpec, predict
+
+
+def evaluate_model(
+    model: str | Path,
+    data: str | Path | list[Item],
+    out: str | Path,
+    spec: PredictSpec | None = None,
+    *,
+    say: Callable[[str], None] = print,
+    **options: Any,
+) -> dict[str, Any]:
+    """Predict and score every annotated image of a dataset.
+
+    Parameters
+    ----------
+    model
+        Model file.
+    data
+        A folder, a CSV or items; where some are marked ``test``, only those.
+    out
+        Folder for scores, report and predictions.
+    spec
+        Recipe of the predictions.
+    say
+        Receives lines for the user.
+    **options
+        Passed on to :func:`aequorea.workflows.dataset.dataset`.
+
+    Returns
+    -------
+    dict
+        What ``scores.json`` holds.
+    """
+    model, out = Path(model), Path(out)
+    loaded = load(model)
+    items = data if isinstance(data, list) else dataset(data, kind=loaded.task.annotation, **options)
+    marked = [item for item in items if item.split == "test"]
+
+    def cases() -> Iterator[Case]:
+        for item in marked or items:
+            store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
+            done = predict(model, item.image, store, spec, say=say)
+            yield Case(item.name, item.image, item.annotation, done.result)
+
+    return evaluate(
+        cases(),
+        loaded.task,
+        out,
+        card=loaded.card,
+        digests={model.name: file_digest(model)},
+        title=f"Evaluation of {model.name}",
+    )
