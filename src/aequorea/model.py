@@ -23,7 +23,8 @@ from aequorea import __version__
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import Precision
 from aequorea.engine.predict import normalised, predict_whole
-from aequorea.errors import ModelError
+from aequorea.errors import ModelError, SpecError
+from aequorea.layers.forest import ForestHead
 from aequorea.layers.network import Network
 from aequorea.registry import build, describe, find, names
 from aequorea.results import MemoryOutput, Result
@@ -53,7 +54,14 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, task: Any, backbone: dict[str, Any], spacing: Spacing | None, channels: int = 1) -> Model:
+    def build(
+        cls,
+        task: Any,
+        backbone: dict[str, Any],
+        spacing: Spacing | None,
+        channels: int = 1,
+        forest: bool = False,
+    ) -> Model:
         """Return an untrained model for a (resolved) task.
 
         Parameters
@@ -66,12 +74,22 @@ class Model:
             Voxel size in µm (z, y, x) that it will be trained at.
         channels
             Of the images.
+        forest
+            Whether the head is a random forest, for classes on a body that does not train.
+
+        Raises
+        ------
+        SpecError
+            If a forest is asked for a task that it cannot serve.
         """
         body = build("backbones", backbone)
-        head = task.head(body.layout(spacing))
+        if forest and not hasattr(task, "outputs"):
+            raise SpecError("a forest tells classes apart and nothing else: use it with --task semantic")
+        head = ForestHead(task.outputs) if forest else task.head(body.layout(spacing))
         card: dict[str, Any] = {
             "spacing": list(spacing) if spacing else None,
             "channels": channels,
+            "forest": forest,
             "point": {},
         }
         return cls(task, Network(task.stem(), body, head), card)
@@ -173,6 +191,7 @@ def load(path: str | Path) -> Model:
         card["backbone"],
         tuple(card["spacing"]) if card["spacing"] else None,
         card["channels"],
+        card["forest"],
     )
     try:
         model.network.load_state_dict(tensors)

@@ -27,8 +27,8 @@ from aequorea.layers.heads import DenseHead
 from aequorea.layers.stems import PlainStem
 from aequorea.plugs import Layout
 from aequorea.results import Output, Result
-from aequorea.scores.matching import instance_scores, match
-from aequorea.scores.overlap import dice
+from aequorea.scores.matching import match
+from aequorea.scores.volumes import object_scores
 from aequorea.signal.basins import find_basins, paint
 from aequorea.signal.heights import cap_of, height_map, object_sizes
 from aequorea.specs import Spec
@@ -254,11 +254,9 @@ class Instances:
         return {"threshold": near[0], "persistence": near[1]}
 
     def score(self, result: Result, truth: Annotation, spacing: Spacing | None) -> dict[str, float]:
-        """Return :func:`aequorea.scores.matching.instance_scores`, and Dice of the foreground."""
-        labels, known = _objects(truth)
-        found = result.layers["objects"].read()[0]
-        scores = instance_scores(labels, found, ignore=~known)
-        return scores | {"dice": dice(labels > 0, found > 0, ignore=~known)}
+        """Return :func:`aequorea.scores.volumes.object_scores`: objects, and Dice of the foreground."""
+        assert isinstance(truth, LabelImage)  # what ``annotation`` promises
+        return object_scores(result.layers["objects"], truth)
 
 
 def _objects(annotation: Annotation) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -25,6 +25,7 @@ from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import Outcome, TrainSpec, process, train
 from aequorea.errors import DataError, SpecError
+from aequorea.layers.forest import ForestHead
 from aequorea.model import Model, load
 from aequorea.registry import build, find
 from aequorea.results import MemoryOutput
@@ -237,7 +238,8 @@ def _fit(
     else:
         fields = find("backbones", name).Spec.model_fields
         body = {**words, "channels": source.channels} if "channels" in fields else words
-        model = Model.build(source.task, body, source.spacing, source.channels)
+        forest = spec.head == "forest" and not find("backbones", name).trainable
+        model = Model.build(source.task, body, source.spacing, source.channels, forest)
         adapter_words = spec.adapter
     network = model.network
     adapter = build("adapters", adapter_words) if adapter_words else None
@@ -254,9 +256,13 @@ def _fit(
     if source.task.annotation == "label":
         _warn_of_scarce_labels(sampler.counts, say)
     evaluate = _evaluator(source, model) if source.held else None
-    if frozen and linear_map(network.head) is not None:
+    forest_head = isinstance(network.head, ForestHead)
+    if frozen and (forest_head or linear_map(network.head) is not None):
         features, targets = sample_features(network, pairs, source.task.strata, seed=spec.train.seed)
-        fit_head(network.head, features, targets, source.task.loss)
+        if forest_head:
+            network.head.fit(features, targets[:, 0], seed=spec.train.seed)
+        else:
+            fit_head(network.head, features, targets, source.task.loss)
         scores = evaluate() if evaluate else {}
         outcome = Outcome(None, scores.get(source.task.better), 0, [{"step": 0, **scores}])
     else:
