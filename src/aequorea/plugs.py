@@ -135,6 +135,9 @@ class Task(Protocol):
     def resolve(self, annotations: Sequence[Annotation]) -> Self:
         """Return the task with everything in its spec that the training annotations decide (classes, sizes)."""
 
+    def facts(self, annotations: Sequence[Annotation]) -> dict[str, float]:
+        """Return what a model's card keeps of its training annotations (``object_um``), maybe nothing."""
+
     def stem(self) -> nn.Module:
         """Return the stem that reads what this task's input needs."""
 

@@ -119,7 +119,7 @@ def test_loss_takes_flat_lists(task):
 
 
 def test_head_and_store(task):
-    head = task.head(Layout((8, 16), ((1, 1, 1), (2, 2, 2)), (1, 1, 1), (1, 1, 1)))
+    head = task.head(Layout((8, 16), ((1, 1, 1), (2, 2, 2)), (1, 1, 1), (1, 1, 1), (1, 1, 1)))
     out = head([torch.randn(1, 8, 4, 5, 6)], (4, 5, 6))
     assert out.shape == (1, 2, 4, 5, 6)
     stored = task.store(

@@ -1,1 +1,1 @@
-
+"""The body of a network, one file a backbone."""

@@ -11,6 +11,7 @@ concatenations.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -61,9 +62,9 @@ class UNet(nn.Module):
         # One kernel for every channel; what a channel is, is learnt as a gain per role that starts at one.
         self.roles = nn.Parameter(torch.zeros(ROLES, widths[0]))
         self.embed_norm = BatchNorm(widths[0])
-        self.down = nn.ModuleList(ConvUnit(a, b) for a, b in zip(widths, widths[1:]))
+        self.down = nn.ModuleList(ConvUnit(a, b) for a, b in pairwise(widths))
         self.encoder = nn.ModuleList(Residual(w) for w in widths[1:])
-        self.narrow = nn.ModuleList(nn.Conv3d(b, a, kernel_size=1) for a, b in zip(widths, widths[1:]))
+        self.narrow = nn.ModuleList(nn.Conv3d(b, a, kernel_size=1) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList([ConvUnit(widths[0], widths[0]), *(Residual(w) for w in widths[1:-1])])
         self._widths = tuple(widths)
 

@@ -19,6 +19,7 @@ def command(app: typer.Typer) -> None:
         n: Annotated[int, typer.Option("--n", help="How many crops.")] = 5,
         size: Annotated[str, typer.Option(help="Voxels per axis, or Z,Y,X.")] = "48",
         out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; default: STEM_crops.")] = None,
+        model: Annotated[Path | None, typer.Option(help="Choose where this model is unsure.")] = None,
         strokes: Annotated[
             bool,
             typer.Option("--strokes", help="You will paint strokes: 0 unlabelled, 1 background, 2 … yours."),
@@ -37,7 +38,13 @@ def command(app: typer.Typer) -> None:
         image = open_volume(volume, axes=axes, spacing=numbers(spacing, "--spacing"), channel=channel)
         name = stem_of(volume) or volume.stem
         out = Path(f"{name}_crops") if out is None else out
-        made = write(image, out, name=name, n=n, size=wanted, seed=seed, strokes=strokes)
+        unsure = None
+        if model is not None:
+            from aequorea.model import load
+            from aequorea.workflows.unsure import unsureness
+
+            unsure = unsureness(load(model), image)
+        made = write(image, out, name=name, n=n, size=wanted, seed=seed, strokes=strokes, unsureness=unsure)
         for crop in made:
             print(f"{crop.region}  {crop.image}")
         if len(made) < n:

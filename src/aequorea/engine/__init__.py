@@ -1,1 +1,1 @@
-
+"""What runs things: sampler, training loop, checkpoints, tiles, prediction, the writer."""

@@ -179,6 +179,55 @@ def predict_whole(
     return layer.finish()
 
 
+def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | None) -> dict[str, Any]:
+    """Return how far the stored output with the default halo is from that at full reach.
+
+    A block in the middle of an image (continued by mirror images where it is small) is computed both ways.
+
+    Parameters
+    ----------
+    network, task
+        Of a model.
+    image
+        Normalised, float32.
+    spacing
+        Voxel size in µm (z, y, x) to compute at where the image has none.
+
+    Returns
+    -------
+    dict
+        ``halo`` (voxels z, y, x) and the ``mean`` and ``largest`` difference in the stored units; empty where
+        the network sees the whole image.
+    """
+    layout = network.backbone.layout(image.spacing or spacing)
+    if layout.reach is None or task.over == "items":
+        return {}
+    core = [min(32, n) if n == 1 else max(g, 32 // g * g) for n, g in zip(image.size, layout.grid)]
+    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(image.size, layout.reach, layout.grid)]
+    wanted = [c + 2 * a for c, a in zip(core, around)]
+    middle = Region.at([max(0, (n - w) // 2) for n, w in zip(image.size, wanted)], wanted).clip(image.region)
+    block = image.read(middle)
+    lacking = [(0, 0), *((0, w - n) for w, n in zip(wanted, middle.size))]
+    whole = np.pad(block, lacking, mode="symmetric")
+    region = Region.at(around, core)
+    results = []
+    for halo in (layout.halo, layout.reach):
+        part = region.grow([0 if n == 1 else h for n, h in zip(image.size, halo)]).snap(layout.grid)
+        part = part.clip(Region.whole(whole.shape[1:]))
+        out = Runner(network, image.spacing or spacing)(
+            np.ascontiguousarray(whole[(slice(None), *part.slices)])
+        )
+        head = network.head.output_grid
+        kept = head(region, None)[0].relative_to(head(part, None)[0])
+        results.append(task.store(out[(..., *kept.slices)]).float())
+    difference = (results[0] - results[1]).abs()
+    return {
+        "halo": list(layout.halo),
+        "mean": float(difference.mean()),
+        "largest": float(difference.max()),
+    }
+
+
 @dataclass
 class _Job:
     """One tile: the shard that it is part of, the body region to compute, and whether it completes the shard."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aequorea.errors import DataError
 from aequorea.engine.tiles import Tiling
+from aequorea.errors import DataError
 from aequorea.volume import Array, Region, Triple, Volume
 
 BLOCK: Triple = (8, 8, 8)

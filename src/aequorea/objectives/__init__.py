@@ -1,1 +1,1 @@
-
+"""What is learnt without labels, one file an objective."""

@@ -123,6 +123,14 @@ class Instances:
             found["cap_um"] = cap_of(np.concatenate(depths))
         return Instances(self.spec.model_copy(update=found))
 
+    def facts(self, annotations: Sequence[Annotation]) -> dict[str, float]:
+        """Return the median diameter of the objects, µm (voxels where the spacing is not known)."""
+        sizes = [
+            object_sizes(_objects(annotation)[0], annotation.spacing, self.spec.neighbours)[0]
+            for annotation in annotations
+        ]
+        return {"object_um": float(np.cbrt(6 / np.pi * np.median(np.concatenate(sizes))))}
+
     def stem(self) -> nn.Module:
         """Return the ordinary stem."""
         return PlainStem()

@@ -103,6 +103,10 @@ class Semantic:
             raise DataError("the labels show nothing but background: paint some foreground too")
         return Semantic(self.spec.model_copy(update={"classes": highest + 1}))
 
+    def facts(self, annotations: Sequence[Annotation]) -> dict[str, float]:
+        """Return nothing: classes have no size."""
+        return {}
+
     def stem(self) -> nn.Module:
         """Return the ordinary stem."""
         return PlainStem()

@@ -1,1 +1,1 @@
-
+"""The verbs: one function and one spec each."""

@@ -7,7 +7,8 @@ first, and each next one is the block farthest from all chosen before, in descri
 "Clustering to minimize the maximum intercluster distance", Theoretical Computer Science 38, 1985).
 
 Each crop is written as an OME-TIFF image and an empty label, ready for napari or Fiji, with a line in
-``crops.csv``. What 0 means in the label is said there, in the column ``unlabelled``: empty where crops are
+``crops.csv``; the intensity range of the whole volume goes into ``intensity.json``, so that a model trained on
+crops sees them as it will see the volume. What 0 means in the label is said there, in the column ``unlabelled``: empty where crops are
 painted wholly (0 is background, objects or classes begin at 1), 0 where they are painted with strokes (0 is
 unlabelled, 1 is background, objects or classes begin at 2).
 """
@@ -26,11 +27,12 @@ import tifffile
 from numpy.random import Generator, Philox
 from scipy import ndimage
 
-from aequorea.engine.durable import write_file
+from aequorea.engine.durable import write_file, write_json
 from aequorea.errors import DataError
 from aequorea.progress import track
+from aequorea.signal.intensity import measure
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
-from aequorea.workflows.dataset import INDEX
+from aequorea.workflows.dataset import INDEX, RANGES
 
 MOST_BLOCKS = 400
 """Blocks looked at; of larger volumes a sample."""
@@ -109,6 +111,7 @@ def crops(
     out = Path(out)
     if (out / INDEX).exists():
         raise DataError(f"{out}: already holds crops; choose another folder with --out")
+    write_json(out / RANGES, {name: measure(volume).plain()})
     made, rows = [], []
     for region in choose(volume, n=n, size=size, seed=seed, unsureness=unsureness):
         z, y, x = region.start

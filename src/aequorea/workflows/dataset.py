@@ -15,6 +15,7 @@ A dataset is one of
 from __future__ import annotations
 
 import csv
+import json
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ import numpy as np
 from aequorea import registry
 from aequorea.annotations import Annotation, ItemClass, LabelImage, Points, TargetImage, scaled_region
 from aequorea.errors import AequoreaWarning, DataError, nearest
+from aequorea.signal.intensity import Intensity
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 from aequorea.workflows.splits import split_groups
 
@@ -35,6 +37,8 @@ Kind = Literal["label", "image", "points", "class"]
 
 INDEX = "crops.csv"
 """The table that ``aequorea crops`` writes beside its crops."""
+RANGES = "intensity.json"
+"""The intensity ranges of the volumes that crops were cut out of, beside their table."""
 FOLDERS: dict[str, str] = {"label": "labels", "image": "targets", "points": "points"}
 ENDINGS: dict[str, str] = {"label": "_label", "image": "_target", "points": "_points"}
 COLUMNS = ("image", "label", "group", "split", "unlabelled", "region", "spacing", "z", "y", "x")
@@ -89,6 +93,8 @@ class Item:
     group: str
     split: str | None = None
     offset: Triple | None = None
+    intensity: Intensity | None = None
+    """The range of the volume that a crop was cut out of, where ``aequorea crops`` kept it."""
 
 
 def dataset(
@@ -199,7 +205,15 @@ def read(
     size = image.size
     region = image.region if entry.region is None else Region.parse(entry.region, size)
     image = image if entry.region is None else image.crop(region)
-    item = Item(entry.name, image, ItemClass(str(entry.label)), entry.group, entry.split, entry.offset)
+    item = Item(
+        entry.name,
+        image,
+        ItemClass(str(entry.label)),
+        entry.group,
+        entry.split,
+        entry.offset,
+        _source_intensity(entry),
+    )
     if kind == "class":
         return item
     source = Path(str(entry.label))
@@ -245,6 +259,15 @@ def _channels_as_planes(label: Volume) -> Volume:
     return replace(
         label, reader=reader, shape=(1, planes, height, width), channels=(), spacing=None, levels=()
     )
+
+
+def _source_intensity(entry: Entry) -> Intensity | None:
+    """Return the intensity range of the volume that a crop was cut out of."""
+    kept = entry.image.parent / RANGES
+    if entry.offset is None or not kept.is_file():
+        return None
+    found = json.loads(kept.read_text(encoding="utf-8")).get(entry.group)
+    return None if found is None else Intensity.parse(found, where=str(kept))
 
 
 def read_points(path: Path) -> Array:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from aequorea.annotations import Annotation
 from aequorea.engine.durable import write_file
-from aequorea.engine.predict import normalised, predict_whole
+from aequorea.engine.predict import halo_error, normalised, predict_whole
 from aequorea.engine.probe import fit_head, linear_map, sample_features
 from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
@@ -176,7 +176,7 @@ class _Data:
         channels = {item.image.shape[0] for item in items}
         if len(channels) > 1:
             raise DataError(f"images of {sorted(channels)} channels together: pick some with --channel")
-        intensities = {item.name: measure(item.image) for item in items}
+        intensities = {item.name: item.intensity or measure(item.image) for item in items}
         scaled = [replace(item, image=normalised(item.image, intensities[item.name])) for item in items]
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
         if line:
@@ -375,6 +375,8 @@ def _finish(
             )
         else:
             say.append("too few held-out labels to calibrate thresholds: the task's own hold")
+    model.card.update(task.facts([item.annotation for item in source.train]))
+    model.card["halo_error"] = halo_error(model.network, task, source.train[0].image, source.spacing)
     model.card.update(
         {
             "intensities": source.intensities,

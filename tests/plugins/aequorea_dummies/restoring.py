@@ -23,6 +23,9 @@ class Restoring:
     def resolve(self, annotations):
         return self
 
+    def facts(self, annotations):
+        return {}
+
     def stem(self):
         return PlainStem()
 

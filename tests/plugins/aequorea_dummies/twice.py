@@ -30,5 +30,3 @@ class Twice(Restoring):
 
     def head(self, layout):
         return Finer(layout.channels[0])
-
-
