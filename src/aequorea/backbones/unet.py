@@ -58,10 +58,10 @@ class UNet(nn.Module):
         super().__init__()
         self.spec = spec
         widths = [WIDTHS[spec.size] * 2**i for i in range(spec.levels)]
-        self.embed = Conv(1, widths[0], bias=False)
+        self.embed: nn.Conv3d = Conv(1, widths[0], bias=False)
         # One kernel for every channel; what a channel is, is learnt as a gain per role that starts at one.
         self.roles = nn.Parameter(torch.zeros(ROLES, widths[0]))
-        self.embed_norm = BatchNorm(widths[0])
+        self.embed_norm: nn.Module = BatchNorm(widths[0])
         self.down = nn.ModuleList(ConvUnit(a, b) for a, b in pairwise(widths))
         self.encoder = nn.ModuleList(Residual(w) for w in widths[1:])
         self.narrow = nn.ModuleList(nn.Conv3d(b, a, kernel_size=1) for a, b in pairwise(widths))
@@ -108,7 +108,6 @@ class UNet(nn.Module):
         levels = [skips[-1]]
         for i in reversed(range(len(steps))):
             coarse = self.narrow[i](levels[0])
-            # Reshaping views instead of F.interpolate: nearest upsampling fused with the sum.
             levels.insert(0, self.decoder[i](_add_upsampled(skips[i], coarse, steps[i])))
         return [
             level[..., : -(-size[0] // s[0]), : -(-size[1] // s[1]), : -(-size[2] // s[2])]
@@ -123,15 +122,35 @@ class UNet(nn.Module):
         weight = torch.einsum("cw,wizyx->wczyx", gain.to(x.dtype), self.embed.weight.to(x.dtype).clone())
         plane = x.shape[2] == 1
         weight = weight[:, :, 1:2] if plane else weight
-        out = F.conv3d(x, weight, padding=(0, 1, 1) if plane else 1)
+        out = F.conv3d(x, weight, self.embed.bias, padding=(0, 1, 1) if plane else 1)
         return F.relu(self.embed_norm(out), inplace=True)
+
+    def fold(self) -> None:
+        """Fold the first normalisation into the first kernel; the module is for evaluation from then on."""
+        if isinstance(self.embed_norm, BatchNorm):
+            self.embed = nn.utils.fusion.fuse_conv_bn_eval(self.embed.eval(), self.embed_norm.eval())
+            self.embed_norm = nn.Identity()
 
 
 def _add_upsampled(fine: Tensor, coarse: Tensor, step: Triple) -> Tensor:
-    """Return ``fine`` plus the nearest upsampling of ``coarse``, without storing the latter."""
+    """Return ``fine`` plus the nearest upsampling of ``coarse``; in the place of ``fine`` unless gradients flow.
+
+    Upsampled along x alone, ``coarse`` has rows that are added to those of ``fine`` at full speed, and no tensor of
+    the size of ``fine`` is made.
+    """
     b, c, z, y, x = coarse.shape
-    blocks = fine.reshape(b, c, z, step[0], y, step[1], x, step[2])
-    return (blocks + coarse[:, :, :, None, :, None, :, None]).reshape(fine.shape)
+    channels_last = fine.is_contiguous(memory_format=torch.channels_last_3d)
+    if channels_last:
+        rows, blocks = coarse.permute(0, 2, 3, 4, 1), fine.permute(0, 2, 3, 4, 1)
+    else:
+        rows, blocks = coarse.reshape(b * c, z, y, x, 1), fine.reshape(b * c, *fine.shape[2:], 1)
+    n = len(rows)
+    rows = rows[:, :, :, :, None].expand(n, z, y, x, step[2], rows.shape[4]).reshape(n, z, 1, y, 1, -1)
+    blocks = blocks.reshape(n, z, step[0], y, step[1], -1)
+    out = blocks + rows if torch.is_grad_enabled() else blocks.add_(rows)
+    if channels_last:
+        return out.view(b, *fine.shape[2:], c).permute(0, 4, 1, 2, 3)
+    return out.view(fine.shape)
 
 
 def _reach(steps: list[int], grid: int) -> int:

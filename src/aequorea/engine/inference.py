@@ -67,12 +67,15 @@ class Runner:
         self.network = copy.deepcopy(network).eval()
         fold(self.network)
         self.network.to(self.device, self.dtype)
+        # Channels last is the order that bfloat16 convolutions are made for; the image sets it for all that follows.
+        self._order = torch.contiguous_format
         if self.dtype == torch.bfloat16:
-            self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self._order = torch.channels_last_3d
+            self.network.to(memory_format=self._order)  # type: ignore[call-overload]
 
     def __call__(self, image: Array) -> Tensor:
         """Return output_1KZYX (float32, on the device) for a normalised image of axes C Z Y X."""
         with torch.inference_mode():
-            x = torch.from_numpy(image)[None].to(self.device, self.dtype)
+            x = torch.from_numpy(image)[None].to(self.device, self.dtype, memory_format=self._order)
             out: Tensor = self.network(x, self.spacing)
             return out.float()

@@ -40,6 +40,14 @@ class ConvUnit(nn.Module):
         out: Tensor = self.norm(self.conv(x, stride))
         return F.relu(out, inplace=True) if self.active else out
 
+    def fold(self) -> None:
+        """Fold the normalisation into the convolution before it."""
+        if isinstance(self.norm, BatchNorm):
+            conv = self.conv.merged() if isinstance(self.conv, LowRank) else self.conv
+            assert isinstance(conv, nn.Conv3d)
+            self.conv = nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), self.norm.eval())
+            self.norm = nn.Identity()
+
 
 class Residual(nn.Module):
     """Two convolution units around a shortcut."""
@@ -51,17 +59,18 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return relu(x + F(x)), x_BCZYX."""
-        return F.relu(x + self.second(self.first(x)))
+        out: Tensor = self.second(self.first(x))
+        out += x
+        return F.relu(out, inplace=True)
 
 
 def fold(module: nn.Module) -> None:
     """Fold every normalisation into the convolution before it, in place; the module is for evaluation from then on.
 
-    The result is the same to rounding and a normalisation costs nothing any more.
+    Modules know how, by a method of this name. The result is the same to rounding and a normalisation costs nothing
+    any more.
     """
-    for child in module.modules():
-        if isinstance(child, ConvUnit) and isinstance(child.norm, BatchNorm):
-            conv = child.conv.merged() if isinstance(child.conv, LowRank) else child.conv
-            assert isinstance(conv, nn.Conv3d)
-            child.conv = nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), child.norm.eval())
-            child.norm = nn.Identity()
+    for child in list(module.modules()):
+        own = getattr(child, "fold", None)
+        if callable(own):
+            own()
