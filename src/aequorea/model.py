@@ -23,7 +23,7 @@ from aequorea import __version__
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import Precision
 from aequorea.engine.predict import normalised, predict_whole
-from aequorea.errors import ModelError, SpecError
+from aequorea.errors import DataError, ModelError, SpecError
 from aequorea.layers.forest import ForestHead
 from aequorea.layers.network import Network
 from aequorea.registry import build, describe, find, names
@@ -105,6 +105,15 @@ class Model:
         """Operating point: calibrated thresholds, empty where the task's own hold."""
         return dict(self.card.get("point", {}))
 
+    def check_channels(self, image: Volume) -> None:
+        """Raise :class:`DataError` if an image has another number of channels than those trained on."""
+        channels = int(self.card.get("channels", 1))
+        if image.shape[0] != channels:
+            raise DataError(
+                f"{image.name}: {image.shape[0]} channels, but the model was trained on {channels}; "
+                f"pick with --channel ({', '.join(image.channels)})"
+            )
+
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all; returns its path."""
         path = Path(path)
@@ -156,8 +165,14 @@ class Model:
             To compute in.
         point
             Operating point in place of the card's.
+
+        Raises
+        ------
+        DataError
+            If the image has another number of channels than those trained on.
         """
         volume = image if isinstance(image, Volume) else from_array(image, spacing)
+        self.check_channels(volume)
         ranged = normalised(volume, intensity or measure(volume))
         dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
         with tempfile.TemporaryDirectory() as scratch:

@@ -244,12 +244,7 @@ def _covering(region: Region, size: Triple, other: Triple) -> Region:
 
 
 def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:
-    channels = int(model.card.get("channels", 1))
-    if volume.shape[0] != channels:
-        raise DataError(
-            f"{volume.name}: {volume.shape[0]} channels, but the model was trained on {channels}; "
-            f"pick with --channel ({', '.join(volume.channels)})"
-        )
+    model.check_channels(volume)
     if mask is not None and mask.size != volume.size:
         raise DataError(f"{mask.name}: mask of {mask.size} voxels for an image of {volume.size} (z, y, x)")
 
