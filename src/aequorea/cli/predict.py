@@ -35,9 +35,12 @@ def command(app: typer.Typer) -> None:
         ] = None,
         tile: Annotated[int | None, typer.Option(help="Most voxels computed at once.")] = None,
         each: Annotated[
-            bool, typer.Option("--each", help="IN is a folder: predict each image in it.")
+            bool, typer.Option("--each", help="IN is a folder of images, or a file of several: predict each.")
         ] = False,
-        overwrite: Annotated[bool, typer.Option(help="Replace a result that is there.")] = False,
+        sequence: Annotated[
+            bool, typer.Option("--sequence", help="IN is a folder whose images are the planes of one volume.")
+        ] = False,
+        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
         level: Annotated[int | None, typer.Option(help="Resolution level of IN.")] = None,
         time: Annotated[int | None, typer.Option(help="Time point of IN.")] = None,
         scene: Annotated[str | None, typer.Option(help="Scene or well of IN.")] = None,
@@ -60,24 +63,22 @@ def command(app: typer.Typer) -> None:
             "object_size": object_size,
         }
         spec = PredictSpec.parse(words if tile is None else {**words, "tile": tile})
-        told = numbers(spacing, "--spacing")
         over = open_volume(mask, axes=axes) if mask else None
+        told = {
+            "axes": axes,
+            "spacing": numbers(spacing, "--spacing"),
+            "channel": channel,
+            "level": level,
+            "time": time,
+            "scene": scene,
+            "dataset": dataset,
+        }
         if each:
-            jobs = [
-                (v, out / f"{name}.ome.zarr") for name, v in open_many(source, spacing=told, channel=channel)
-            ]
+            several = open_many(source, many="each" if source.is_dir() else None, **told)
+            jobs = ((volume, out / f"{name}.ome.zarr") for name, volume in several)
         else:
-            volume = open_volume(
-                source,
-                axes=axes,
-                spacing=told,
-                channel=channel,
-                level=level,
-                time=time,
-                scene=scene,
-                dataset=dataset,
-            )
-            jobs = [(volume, out)]
+            volume = open_volume(source, many="sequence" if sequence else None, **told)
+            jobs = iter([(volume, out)])
         for volume, place in jobs:
             done = predict(model, volume, place, spec, mask=over, overwrite=overwrite)
             for name, table in done.result.tables.items():
