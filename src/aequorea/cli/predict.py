@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,9 @@ def command(app: typer.Typer) -> None:
         sequence: Annotated[
             bool, typer.Option("--sequence", help="IN is a folder whose images are the planes of one volume.")
         ] = False,
-        overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a result that is there.")] = False,
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Replace a result that is there.")
+        ] = False,
         level: Annotated[int | None, typer.Option(help="Resolution level of IN.")] = None,
         time: Annotated[int | None, typer.Option(help="Time point of IN.")] = None,
         scene: Annotated[str | None, typer.Option(help="Scene or well of IN.")] = None,
@@ -50,6 +53,7 @@ def command(app: typer.Typer) -> None:
         channel: Channel = None,
     ) -> None:
         """Predict a volume of any size into an OME-Zarr; run again to take up an interrupted run."""
+        from aequorea.volume import Volume
         from aequorea.workflows.open import open as open_volume
         from aequorea.workflows.open import open_many
         from aequorea.workflows.predict import PredictSpec, predict
@@ -73,12 +77,13 @@ def command(app: typer.Typer) -> None:
             "scene": scene,
             "dataset": dataset,
         }
+        jobs: Iterable[tuple[Volume, Path]]
         if each:
             several = open_many(source, many="each" if source.is_dir() else None, **told)
             jobs = ((volume, out / f"{name}.ome.zarr") for name, volume in several)
         else:
             volume = open_volume(source, many="sequence" if sequence else None, **told)
-            jobs = iter([(volume, out)])
+            jobs = [(volume, out)]
         for volume, place in jobs:
             done = predict(model, volume, place, spec, mask=over, overwrite=overwrite)
             for name, table in done.result.tables.items():
