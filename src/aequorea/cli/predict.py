@@ -41,6 +41,9 @@ def command(app: typer.Typer) -> None:
         sequence: Annotated[
             bool, typer.Option("--sequence", help="IN is a folder whose images are the planes of one volume.")
         ] = False,
+        preview: Annotated[
+            bool, typer.Option("--preview", help="Three informative blocks only, as a page OUT (HTML).")
+        ] = False,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace a result that is there.")
         ] = False,
@@ -84,6 +87,16 @@ def command(app: typer.Typer) -> None:
         else:
             volume = open_volume(source, many="sequence" if sequence else None, **told)
             jobs = [(volume, out)]
+        if preview:
+            from aequorea.model import load
+            from aequorea.workflows.preview import preview as show
+
+            place = out if out.suffix == ".html" else out.with_name(f"{out.name}.preview.html")
+            loaded = load(model)
+            point = None if threshold is None else {**loaded.point, "threshold": threshold}
+            show(loaded, next(iter(jobs))[0], place, point=point)
+            print(f"preview: {place}")
+            return
         for volume, place in jobs:
             done = predict(model, volume, place, spec, mask=over, overwrite=overwrite)
             for name, table in done.result.tables.items():

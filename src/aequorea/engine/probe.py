@@ -22,13 +22,13 @@ from aequorea.errors import DataError
 from aequorea.layers.network import Network
 from aequorea.volume import Array, Region, Triple
 
-VOXELS = 200_000
+VOXELS = 50_000
 """Voxels that are sampled by default."""
 
 PENALTY = 3.0
 """Weight of half the squared norm of the weights against the sum of the losses of all voxels."""
 
-ITERATIONS = 500
+ITERATIONS = 300
 BLOCK: Triple = (64, 256, 256)
 
 
@@ -158,7 +158,7 @@ def fit_head(
         [weight, bias],
         max_iter=ITERATIONS,
         tolerance_grad=1e-7,
-        tolerance_change=1e-12,
+        tolerance_change=1e-10,
         line_search_fn="strong_wolfe",
     )
 
@@ -169,8 +169,14 @@ def fit_head(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with torch.enable_grad():
-        solver.step(objective)  # type: ignore[no-untyped-call]
+    # A problem of this size is done before several threads have agreed on who does what.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.enable_grad():
+            solver.step(objective)  # type: ignore[no-untyped-call]
+    finally:
+        torch.set_num_threads(threads)
     if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise DataError("the loss is not finite on the labelled voxels: look at labels and intensities")
     with torch.no_grad():

@@ -120,7 +120,7 @@ def choose_core(domain: Triple, grid: Triple, halo: Triple, budget: int, step: i
     for n, g in zip(domain, grid):
         unit = step * g // _gcd(step, g)
         whole = -(-n // g) * g
-        options.append([size for size in range(unit, min(whole, 1024), unit)] + [whole])
+        options.append([*range(unit, min(whole, 1024), unit), whole])
 
     def cost(core: tuple[int, ...]) -> tuple[bool, float, int]:
         computed = kept = 1

@@ -8,9 +8,9 @@ first, and each next one is the block farthest from all chosen before, in descri
 
 Each crop is written as an OME-TIFF image and an empty label, ready for napari or Fiji, with a line in
 ``crops.csv``; the intensity range of the whole volume goes into ``intensity.json``, so that a model trained on
-crops sees them as it will see the volume. What 0 means in the label is said there, in the column ``unlabelled``: empty where crops are
-painted wholly (0 is background, objects or classes begin at 1), 0 where they are painted with strokes (0 is
-unlabelled, 1 is background, objects or classes begin at 2).
+crops sees them as it will see the volume. What 0 means in the label is said in the column ``unlabelled``: empty
+where crops are painted wholly (0 is background, objects or classes begin at 1), 0 where they are painted with
+strokes (0 is unlabelled, 1 is background, objects or classes begin at 2).
 """
 
 from __future__ import annotations
