@@ -53,11 +53,15 @@ def evaluate_model(
     loaded = load(model)
     items = data if isinstance(data, list) else dataset(data, kind=loaded.task.annotation, **options)
     marked = [item for item in items if item.split == "test"]
+    learnt = loaded.card.get("training", {}).get("items", [])
+    seen = [item.name for item in marked or items if item.name in learnt]
+    if seen:
+        say(f"note: {', '.join(seen[:4])} {'...' if len(seen) > 4 else ''}was trained on: its scores flatter")
 
     def cases() -> Iterator[Case]:
         for item in marked or items:
             store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-            done = predict(model, item.image, store, spec, say=say)
+            done = predict(model, item.image, store, spec, intensity=item.intensity, say=say)
             yield Case(item.name, item.image, item.annotation, done.result)
 
     return evaluate(

@@ -89,6 +89,7 @@ def predict(
     spec: PredictSpec | None = None,
     *,
     mask: Volume | None = None,
+    intensity: Intensity | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Predicted:
@@ -106,6 +107,8 @@ def predict(
         Recipe.
     mask
         On the image's grid; nothing is predicted where it is 0.
+    intensity
+        Range to normalise by, e.g. of the volume that a crop was cut out of; measured where not given.
     overwrite
         Begin anew where ``out`` holds another result.
     say
@@ -137,6 +140,7 @@ def predict(
         volume.fingerprint,
         mask.fingerprint if mask else "",
         spec.model_dump_json(),
+        json.dumps(intensity.plain()) if intensity else "",
     ]
     identity = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
     output = ZarrOutput(
@@ -167,7 +171,7 @@ def predict(
         tell(
             f"{volume.name}: voxel size unknown; assumed to be that of the training data (or give --spacing)"
         )
-    intensity = _intensity(volume, output)
+    intensity = intensity or _intensity(volume, output)
     output.remember(intensity=intensity.plain())
     task = model.task
     where = tiling.output(work)
