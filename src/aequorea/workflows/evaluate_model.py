@@ -56,7 +56,7 @@ def evaluate_model(
     learnt = loaded.card.get("training", {}).get("items", [])
     seen = [item.name for item in marked or items if item.name in learnt]
     if seen:
-        say(f"note: {', '.join(seen[:4])} {'...' if len(seen) > 4 else ''}was trained on: its scores flatter")
+        say(f"scores flatter: trained on images of the same names: {', '.join(seen)}")
 
     def cases() -> Iterator[Case]:
         for item in marked or items:
