@@ -57,6 +57,7 @@ class Semantic:
     Spec = SemanticSpec
     over: Literal["voxels"] = "voxels"
     annotation: Literal["label"] = "label"
+    skips_constant = True
     better = "dice"
     dense_dtype = "uint8"
 
@@ -81,27 +82,28 @@ class Semantic:
         Raises
         ------
         DataError
-            If the labels look like object numbers, or show no class but background.
+            If the labels look like object numbers, or show one class only.
         """
-        if self.spec.classes >= 2:
-            return self
-        if self.spec.any_object:
-            return Semantic(self.spec.model_copy(update={"classes": 2}))
-        highest = 0
+        seen: set[int] = set()
         for annotation in annotations:
             labels = self.target(annotation, annotation.spacing)
             for block in labels.region.split((64, 512, 512)):
                 values = labels.read(block)
-                if np.isfinite(values).any():
-                    highest = max(highest, int(np.nanmax(values)))
-        if highest >= MOST_CLASSES:
+                seen.update(np.unique(values[np.isfinite(values)]).astype(int).tolist())
+        if seen and max(seen) >= MOST_CLASSES:
             raise DataError(
-                f"the labels hold values up to {highest}: object numbers? "
-                "use --task instances, or --any-object to learn foreground from them"
+                f"the labels hold values up to {max(seen)}: object numbers? "
+                "use --task instances, or --set any_object=true to learn foreground from them"
             )
-        if highest < 1:
+        if seen == {0}:
             raise DataError("the labels show nothing but background: paint some foreground too")
-        return Semantic(self.spec.model_copy(update={"classes": highest + 1}))
+        if len(seen) < 2:
+            raise DataError(
+                "all labelled voxels are of one class: a model cannot learn what the other looks like; "
+                "paint some background and some foreground"
+            )
+        classes = self.spec.classes or (2 if self.spec.any_object else max(seen) + 1)
+        return Semantic(self.spec.model_copy(update={"classes": classes}))
 
     def facts(self, annotations: Sequence[Annotation]) -> dict[str, float]:
         """Return nothing: classes have no size."""

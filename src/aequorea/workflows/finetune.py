@@ -10,33 +10,39 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from aequorea.annotations import Annotation
+from aequorea.annotations import Annotation, LabelImage
 from aequorea.engine.durable import write_file
 from aequorea.engine.predict import halo_error, normalised, predict_whole
 from aequorea.engine.probe import fit_head, linear_map, sample_features
 from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import Outcome, TrainSpec, process, train
-from aequorea.errors import DataError, SpecError
+from aequorea.errors import DataError
 from aequorea.layers.forest import ForestHead
-from aequorea.model import Model, load
+from aequorea.model import Model, card_of, load, take_body
 from aequorea.registry import build, find
 from aequorea.results import MemoryOutput
 from aequorea.signal.intensity import measure
+from aequorea.signal.resample import matched_size, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Region, Spacing, Triple, Volume
 from aequorea.workflows.dataset import Item, dataset
+from aequorea.workflows.run_folder import check_claim, claim
 from aequorea.workflows.splits import split_groups
 
 AUTO = ("filters", "unet")
 PATCH_VOXELS = 40**3
+SCARCE = 50
+"""Labelled voxels of a class below which training on them is warned of."""
 EVALUATE_VOXELS = 128**3
 """Most voxels of one held-out item that an evaluation looks at."""
 
@@ -53,7 +59,7 @@ class FinetuneSpec(Spec):
     adapter
         ``{"name": ..., **fields}``, or nothing: everything trains.
     start
-        Model file to start from.
+        Model or pretrained body to start from.
     train
         Steps, rate, seed.
     patch
@@ -65,7 +71,7 @@ class FinetuneSpec(Spec):
     """
 
     task: dict[str, Any]
-    backbone: dict[str, Any] = {"name": "auto"}
+    backbone: dict[str, Any] = Field(default={"name": "auto"})
     adapter: dict[str, Any] | None = None
     start: str | None = None
     train: TrainSpec = TrainSpec()
@@ -125,23 +131,31 @@ def finetune(
     )
     if not items:
         raise DataError(f"{data}: no annotated image found")
-    _claim(run, spec, items)
+    prints = {item.name: item.image.fingerprint for item in items}
+    check_claim(run, spec, prints)
     path = run / "model.safetensors"
     if path.exists():
         record = json.loads((run / "summary.json").read_text())
         return Finetuned(load(path), path, record["scores"], [f"{run}: finished before, nothing to do"])
-    start = load(spec.start) if spec.start else None
+    card = card_of(spec.start) if spec.start else {}
+    start = load(spec.start) if spec.start and "task" in card else None
     if start is not None:
         task = start.task
-    source = _Data.prepare(items, task, spec, say)
-    if spec.backbone["name"] == "auto" and start is None:
+    if card:
+        candidates = [card["backbone"]]
+    elif spec.backbone.get("name") == "auto":
         candidates = [{"name": name} for name in AUTO]
     else:
         candidates = [spec.backbone]
+    for kind, words in (*(("backbones", words) for words in candidates), ("adapters", spec.adapter)):
+        if words is not None:
+            build(kind, words)
+    source = _Data.prepare(items, task, spec, say, start)
+    begin = partial(claim, run, spec, prints)
     fitted: list[tuple[Model, Outcome, str]] = []
     for words in candidates:
         folder = run if len(candidates) == 1 else run / words["name"]
-        fitted.append((*_fit(source, words, folder, spec, start, say), words["name"]))
+        fitted.append((*_fit(source, words, folder, spec, start, say, begin), words["name"]))
     scores = {name: out.best for _, out, name in fitted if out.best is not None}
     model, outcome, _ = max(fitted, key=lambda f: -np.inf if f[1].best is None else f[1].best)
     better = source.task.better
@@ -172,20 +186,24 @@ class _Data:
     intensities: dict[str, Any]
 
     @classmethod
-    def prepare(cls, items: list[Item], task: Any, spec: FinetuneSpec, say: list[str]) -> _Data:
+    def prepare(
+        cls, items: list[Item], task: Any, spec: FinetuneSpec, say: list[str], start: Model | None
+    ) -> _Data:
         channels = {item.image.shape[0] for item in items}
         if len(channels) > 1:
             raise DataError(f"images of {sorted(channels)} channels together: pick some with --channel")
         intensities = {item.name: item.intensity or measure(item.image) for item in items}
-        scaled = [replace(item, image=normalised(item.image, intensities[item.name])) for item in items]
+        spacing = reference_spacing([item.image for item in items])
+        if start is not None:
+            start.check_channels(items[0].image)
+            spacing = start.spacing or spacing
+        scaled = [
+            matched(replace(item, image=normalised(item.image, intensities[item.name])), spacing, say)
+            for item in items
+        ]
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
         if line:
             say.append(line)
-        spacings = [item.image.spacing for item in items if item.image.spacing is not None]
-        spacing: Spacing | None = None
-        if spacings:
-            z, y, x = np.median(np.array(spacings), axis=0)
-            spacing = (float(z), float(y), float(x))
         return cls(
             task.resolve([item.annotation for item in kept]),
             spacing,
@@ -196,68 +214,90 @@ class _Data:
         )
 
     def pairs(self, model: Model, items: list[Item]) -> list[Pair]:
-        """Return what the sampler draws from."""
-        return [
-            Pair(
-                item.image,
-                self.task.target(item.annotation, item.image.spacing),
-                Tiling.of(model.network, item.image.size, item.image.spacing or self.spacing),
-            )
-            for item in items
-        ]
+        """Return what the sampler draws from.
+
+        Raises
+        ------
+        DataError
+            If a target does not lie where the network's output does.
+        """
+        found = []
+        for item in items:
+            target = self.task.target(item.annotation, item.image.spacing)
+            tiling = Tiling.of(model.network, item.image.size, item.image.spacing or self.spacing)
+            if target.size != tiling.output_size:
+                raise DataError(
+                    f"{item.name}: the {self.task.annotation} has {target.size} voxels (z, y, x) where the task "
+                    f"gives {tiling.output_size} for an image of {item.image.size}"
+                )
+            found.append(Pair(item.image, target, tiling))
+        return found
 
 
-def _claim(run: Path, spec: FinetuneSpec, items: list[Item]) -> None:
-    """Write the recipe into a new run folder, or check that the folder's is the same."""
-    recipe = run / "spec.yaml"
-    prints = {item.name: item.image.fingerprint for item in items}
-    if recipe.exists():
-        before = FinetuneSpec.from_yaml(recipe)
-        if before != spec:
-            changed = [k for k in FinetuneSpec.model_fields if getattr(before, k) != getattr(spec, k)]
-            raise SpecError(
-                f"{run}: begun with another recipe ({', '.join(changed)} differ): use another --out"
-            )
-        if json.loads((run / "data.json").read_text()) != prints:
-            raise DataError(f"{run}: begun with other images: use another --out")
-        return
-    if process()[0] == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        write_file(run / "data.json", json.dumps(prints, indent=1).encode())
-        write_file(recipe, spec.to_yaml().encode())
+def matched(item: Item, spacing: Spacing | None, say: list[str]) -> Item:
+    """Return an item with image and labels at the model's voxel size, where its own is off by more than 1.5."""
+    size = item.image.size if spacing is None else matched_size(item.image, spacing)
+    annotation = item.annotation
+    if size == item.image.size or not isinstance(annotation, LabelImage):
+        return item
+    say.append(f"{item.name}: {item.image.size} voxels made {size} (z, y, x), to match the model's voxels")
+    labels = resampled(annotation.volume, size, "nearest")
+    return replace(item, image=resampled(item.image, size), annotation=replace(annotation, volume=labels))
+
+
+def reference_spacing(images: Sequence[Volume]) -> Spacing | None:
+    """Return the median spacing (z, y, x) of images, of those that know theirs; ``None`` where none does."""
+    spacings = [image.spacing for image in images if image.spacing is not None]
+    if not spacings:
+        return None
+    z, y, x = np.median(np.array(spacings), axis=0)
+    return float(z), float(y), float(x)
 
 
 def _fit(
-    source: _Data, words: dict[str, Any], run: Path, spec: FinetuneSpec, start: Model | None, say: list[str]
+    source: _Data,
+    words: dict[str, Any],
+    run: Path,
+    spec: FinetuneSpec,
+    start: Model | None,
+    say: list[str],
+    begin: Callable[[], None],
 ) -> tuple[Model, Outcome]:
     torch.manual_seed(spec.train.seed)
     name = words["name"]
     if start is not None:
         model = start
-        adapter_words = spec.adapter
     else:
         fields = find("backbones", name).Spec.model_fields
         body = {**words, "channels": source.channels} if "channels" in fields else words
         forest = spec.head == "forest" and not find("backbones", name).trainable
         model = Model.build(source.task, body, source.spacing, source.channels, forest)
-        adapter_words = spec.adapter
+        if spec.start:
+            take_body(model.network.backbone, spec.start)
     network = model.network
-    adapter = build("adapters", adapter_words) if adapter_words else None
+    adapter = build("adapters", spec.adapter) if spec.adapter else None
     if adapter is not None:
         names = set(adapter.attach(network.backbone, network.backbone.points))
         for key, parameter in network.backbone.named_parameters():
             parameter.requires_grad_(key in names)
     frozen = not any(p.requires_grad for p in network.backbone.parameters())
     pairs = source.pairs(model, source.train)
+    spacing = network.body_spacing(source.spacing)
     patch = spec.patch or patch_size(
-        source.spacing, [pair.tiling.domain.size for pair in pairs], pairs[0].tiling.grid
+        spacing, [pair.tiling.domain.size for pair in pairs], pairs[0].tiling.grid
     )
-    sampler = Sampler(pairs, source.task.strata, patch, spec.train.seed)
+    if len({pair.tiling.reads(Region.whole(patch)).size for pair in pairs}) > 1:
+        raise DataError("the images differ along an axis that the task reads whole: give images of one depth")
+    sampler = Sampler(
+        pairs, source.task.strata, patch, spec.train.seed, dimmed=source.task.annotation != "image"
+    )
     if source.task.annotation == "label":
-        _warn_of_scarce_labels(sampler.counts, say)
+        _guard_scarce_labels(sampler.counts, start is not None, say)
     evaluate = _evaluator(source, model) if source.held else None
     forest_head = isinstance(network.head, ForestHead)
-    if frozen and (forest_head or linear_map(network.head) is not None):
+    in_place = all(pair.tiling.output(pair.tiling.domain) == pair.tiling.domain for pair in pairs)
+    begin()
+    if frozen and in_place and (forest_head or linear_map(network.head) is not None):
         features, targets = sample_features(network, pairs, source.task.strata, seed=spec.train.seed)
         if forest_head:
             network.head.fit(features, targets[:, 0], seed=spec.train.seed)
@@ -266,7 +306,6 @@ def _fit(
         scores = evaluate() if evaluate else {}
         outcome = Outcome(None, scores.get(source.task.better), 0, [{"step": 0, **scores}])
     else:
-        spacing = source.spacing
 
         def losses(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             output = network(batch["image"], spacing)
@@ -287,7 +326,8 @@ def patch_size(spacing: Spacing | None, sizes: Sequence[Triple], grid: Triple) -
     """
     ratio = 1.0 if spacing is None else min(max(spacing[0] / min(spacing[1:]), 1.0), 8.0)
     smallest = [min(size[axis] for size in sizes) for axis in range(3)]
-    limits = [-(-n // g) * g for n, g in zip(smallest, grid)]
+    # A single plane stays one: padded planes would be computed with other strides than at prediction.
+    limits = [1 if n == 1 else -(-n // g) * g for n, g in zip(smallest, grid)]
     z = min(limits[0], max(grid[0], round(PATCH_VOXELS ** (1 / 3) / ratio ** (2 / 3) / grid[0]) * grid[0]))
     side = (PATCH_VOXELS / z) ** 0.5
     y, x = (min(n, max(g, round(side / g) * g)) for n, g in zip(limits[1:], grid[1:]))
@@ -301,7 +341,7 @@ def _evaluator(source: _Data, model: Model) -> Callable[[], dict[str, float]]:
     def evaluate() -> dict[str, float]:
         rows = []
         for image, annotation in parts:
-            result = decode_whole(model, image, annotation.spacing or source.spacing, {})
+            result = decode_whole(model, image, source.spacing, {})
             rows.append(source.task.score(result, annotation, annotation.spacing))
         names = [name for name in rows[0] if np.isfinite(rows[0][name])]
         return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
@@ -310,7 +350,7 @@ def _evaluator(source: _Data, model: Model) -> Callable[[], dict[str, float]]:
 
 
 def held_out_parts(items: Sequence[Item]) -> list[tuple[Volume, Annotation]]:
-    """Return (normalised image, annotation) of each item, cut to a middle part where it is large."""
+    """Return (normalised image, annotation) of each item, cut to a middle part where it is large and can be cut."""
     parts = []
     for item in items:
         size = item.image.size
@@ -320,6 +360,7 @@ def held_out_parts(items: Sequence[Item]) -> list[tuple[Volume, Annotation]]:
             side = int((EVALUATE_VOXELS / z) ** 0.5)
             cut = (z, min(size[1], side), min(size[2], side))
             region = Region.at([(n - c) // 2 for n, c in zip(size, cut)], cut)
+            region = region.snap(item.annotation.steps(size)).clip(item.image.region)
         image = item.image if region == item.image.region else item.image.crop(region)
         annotation = item.annotation if image is item.image else item.annotation.crop(region, size)
         parts.append((image, annotation))
@@ -337,17 +378,18 @@ def decode_whole(model: Model, image: Volume, spacing: Spacing | None, point: di
         return out.result
 
 
-def _warn_of_scarce_labels(counts: dict[int, int], say: list[str]) -> None:
+def _guard_scarce_labels(counts: dict[int, int], trained: bool, say: list[str]) -> None:
+    """Warn of almost no labels of a class, and hold a trained model back from them: they would ruin it."""
     for stratum, count in counts.items():
-        if count < 50:
+        if count < SCARCE and trained:
+            raise DataError(
+                f"only {count} labelled voxels of class {stratum}: a trained model loses more than it learns from "
+                f"so few; paint at least {SCARCE}"
+            )
+        if count < SCARCE:
             say.append(
                 f"only {count} labelled voxels of class {stratum}: paint more before trusting the result"
             )
-    if len(counts) < 2:
-        raise DataError(
-            "all labelled voxels are of one class: a model cannot learn what the other looks like; "
-            "paint some background and some foreground"
-        )
 
 
 def _finish(
@@ -363,17 +405,14 @@ def _finish(
     task = source.task
     if source.held:
         parts = held_out_parts(source.held)
-        dense = [
-            predict_whole(model.network, task, image, annotation.spacing or source.spacing)
-            for image, annotation in parts
-        ]
+        dense = [predict_whole(model.network, task, image, source.spacing) for image, _ in parts]
         point = task.calibrate(dense, [annotation for _, annotation in parts])
         model.card["point"] = point
         if point:
             say.append(
                 "calibrated on held-out labels: " + ", ".join(f"{k} {v:.2f}" for k, v in point.items())
             )
-        else:
+        elif task.annotation == "label":
             say.append("too few held-out labels to calibrate thresholds: the task's own hold")
     model.card.update(task.facts([item.annotation for item in source.train]))
     model.card["halo_error"] = halo_error(model.network, task, source.train[0].image, source.spacing)
