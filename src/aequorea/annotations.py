@@ -12,7 +12,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from aequorea.errors import DataError
-from aequorea.volume import Array, Region, Spacing, Volume
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
 
 class Annotation(Protocol):
@@ -22,8 +22,14 @@ class Annotation(Protocol):
     def spacing(self) -> Spacing | None:
         """Voxel size in µm of the annotation's own grid; ``None`` where not known."""
 
-    def crop(self, region: Region, size: tuple[int, int, int]) -> Self:
+    def crop(self, region: Region, size: Triple) -> Self:
         """Return what is known of ``region`` of the image, whose whole extent is ``size`` voxels."""
+
+    def steps(self, size: Triple) -> Triple:
+        """Return the voxels (z, y, x) of an image of ``size`` at whose multiples this can be cut.
+
+        A step as long as the axis says that it cannot be cut along it.
+        """
 
 
 @dataclass(frozen=True)
@@ -46,9 +52,13 @@ class LabelImage:
         """Voxel size in µm."""
         return self.volume.spacing
 
-    def crop(self, region: Region, size: tuple[int, int, int]) -> LabelImage:
+    def crop(self, region: Region, size: Triple) -> LabelImage:
         """Return the labels of a region of the image."""
         return replace(self, volume=self.volume.crop(scaled_region(region, size, self.volume.size)))
+
+    def steps(self, size: Triple) -> Triple:
+        """Return the voxels of the image that one voxel of the labels covers."""
+        return _steps(size, self.volume.size)
 
 
 @dataclass(frozen=True)
@@ -62,23 +72,42 @@ class TargetImage:
         """Voxel size in µm."""
         return self.volume.spacing
 
-    def crop(self, region: Region, size: tuple[int, int, int]) -> TargetImage:
+    def crop(self, region: Region, size: Triple) -> TargetImage:
         """Return the target of a region of the image."""
         return TargetImage(self.volume.crop(scaled_region(region, size, self.volume.size)))
+
+    def steps(self, size: Triple) -> Triple:
+        """Return the voxels of the image that one voxel of the target covers; all of a projected axis."""
+        return _steps(size, self.volume.size)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Places, e.g. cell centres: an (N, 3) array of z, y, x in voxels of the image (fractional, 0-based)."""
+    """Places, e.g. cell centres.
+
+    Attributes
+    ----------
+    zyx
+        (N, 3) array of z, y, x in voxels of the image (fractional, 0-based).
+    size
+        Voxels (z, y, x) of the image in which they were looked for.
+    spacing
+        Of the image in µm.
+    """
 
     zyx: Array
+    size: Triple
     spacing: Spacing | None = None
 
-    def crop(self, region: Region, size: tuple[int, int, int]) -> Points:
+    def crop(self, region: Region, size: Triple) -> Points:
         """Return the points inside a region, in its coordinates."""
         low, high = np.asarray(region.start), np.asarray(region.stop)
         inside = np.all((self.zyx >= low - 0.5) & (self.zyx < high - 0.5), axis=1)
-        return replace(self, zyx=self.zyx[inside] - low)
+        return replace(self, zyx=self.zyx[inside] - low, size=region.size)
+
+    def steps(self, size: Triple) -> Triple:
+        """Return 1 along each axis."""
+        return 1, 1, 1
 
 
 @dataclass(frozen=True)
@@ -88,12 +117,16 @@ class ItemClass:
     name: str
     spacing: Spacing | None = None
 
-    def crop(self, region: Region, size: tuple[int, int, int]) -> ItemClass:
+    def crop(self, region: Region, size: Triple) -> ItemClass:
         """Return itself: a part is of the class of the whole."""
         return self
 
+    def steps(self, size: Triple) -> Triple:
+        """Return the whole: two parts of it are no two examples."""
+        return size
 
-def scaled_region(region: Region, size: tuple[int, int, int], own: tuple[int, int, int]) -> Region:
+
+def scaled_region(region: Region, size: Triple, own: Triple) -> Region:
     """Return the region on a grid of ``own`` voxels that covers ``region`` of a grid of ``size`` voxels.
 
     An axis of length 1 on the own grid (projection) is kept whole.
@@ -116,3 +149,8 @@ def scaled_region(region: Region, size: tuple[int, int, int], own: tuple[int, in
         start.append(a)
         stop.append(b)
     return Region((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _steps(size: Triple, own: Triple) -> Triple:
+    z, y, x = (n if m == 1 else max(1, n // m) for n, m in zip(size, own))
+    return z, y, x

@@ -18,20 +18,23 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from aequorea import __version__
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import Precision
 from aequorea.engine.predict import normalised, predict_whole
+from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError, ModelError, SpecError
 from aequorea.layers.forest import ForestHead
-from aequorea.layers.network import Network
+from aequorea.layers.network import PROBE, Network
 from aequorea.registry import build, describe, find, names
 from aequorea.results import MemoryOutput, Result
 from aequorea.signal.intensity import Intensity, measure
 from aequorea.volume import Array, Spacing, Volume, from_array
 
 CARD = "aequorea"
+BODY = "backbone."
 TOLERANCE = 1e-3
 
 
@@ -85,14 +88,16 @@ class Model:
         body = build("backbones", backbone)
         if forest and not hasattr(task, "outputs"):
             raise SpecError("a forest tells classes apart and nothing else: use it with --task semantic")
-        head = ForestHead(task.outputs) if forest else task.head(body.layout(spacing))
+        stem = task.stem()
+        layout = body.layout(stem.domain(PROBE, spacing)[1])
+        head = ForestHead(task.outputs) if forest else task.head(layout)
         card: dict[str, Any] = {
             "spacing": list(spacing) if spacing else None,
             "channels": channels,
             "forest": forest,
             "point": {},
         }
-        return cls(task, Network(task.stem(), body, head), card)
+        return cls(task, Network(stem, body, head), card)
 
     @property
     def spacing(self) -> Spacing | None:
@@ -132,13 +137,12 @@ class Model:
 
     def _check(self) -> list[float]:
         """Return 16 numbers of the output for an input that is fixed by a seed."""
-        channels = int(self.card.get("channels", 1))
-        noise = np.random.Generator(np.random.Philox(16)).standard_normal(
-            (1, channels, 16, 32, 32), np.float32
-        )
+        tiling = Tiling.of(self.network, (16, 32, 32), self.spacing)
+        shape = (1, int(self.card.get("channels", 1)), *tiling.reads(tiling.domain).size)
+        noise = np.random.Generator(np.random.Philox(16)).standard_normal(shape, np.float32)
         network = self.network.eval().float().cpu()
         with torch.inference_mode():
-            out = network(torch.from_numpy(noise), self.spacing).flatten().double()
+            out = network(torch.from_numpy(noise), tiling.body_spacing).flatten().double()
         picked = out[torch.linspace(0, out.numel() - 1, 16).long()]
         return [round(float(v), 6) for v in picked]
 
@@ -190,6 +194,55 @@ def load(path: str | Path) -> Model:
         If the file is missing, no model of this package, or computes something else than when it was saved.
     """
     path = Path(path)
+    card, tensors = _read(path)
+    if "task" not in card:
+        raise ModelError(f"{path}: a body without a task: fine-tune it with --model {path}")
+    model = Model.build(
+        build("tasks", card["task"]),
+        card["backbone"],
+        tuple(card["spacing"]) if card["spacing"] else None,
+        card["channels"],
+        card["forest"],
+    )
+    _fill(model.network, tensors, path)
+    model.network.eval()
+    model.card = card
+    now, then = np.array(model._check()), np.array(card["self_check"])
+    if not np.allclose(now, then, atol=TOLERANCE * max(1.0, float(np.abs(then).max()))):
+        raise ModelError(
+            f"{path}: the network no longer computes what it did when it was saved "
+            f"(largest difference {np.abs(now - then).max():.3g}): saved with version {card['version']}"
+        )
+    return model
+
+
+def save_body(path: str | Path, body: Any, card: dict[str, Any]) -> Path:
+    """Write a backbone that has no task yet, with its card, whole or not at all; returns its path."""
+    words = describe("backbones", _name("backbones", body), body)
+    card = {**card, "format": 1, "version": __version__, "backbone": words}
+    tensors = {f"{BODY}{k}": v.detach().cpu().contiguous() for k, v in body.state_dict().items()}
+    write_file(Path(path), save(tensors, metadata={CARD: json.dumps(card)}))
+    return Path(path)
+
+
+def card_of(path: str | Path) -> dict[str, Any]:
+    """Return the card of a model or body file; that of a body has no ``task``. Raises as :func:`load`."""
+    return _read(Path(path))[0]
+
+
+def take_body(body: Any, path: str | Path) -> None:
+    """Give a backbone the weights of that in a model or body file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing or no model of this package, or holds another backbone.
+    """
+    _, tensors = _read(Path(path))
+    _fill(body, {k.removeprefix(BODY): v for k, v in tensors.items() if k.startswith(BODY)}, Path(path))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -200,29 +253,14 @@ def load(path: str | Path) -> Model:
         raise ModelError(f"{path}: no whole safetensors file ({error})") from None
     if CARD not in metadata:
         raise ModelError(f"{path}: no model card in the file: was it written by 'aequorea finetune'?")
-    card = json.loads(metadata[CARD])
-    model = Model.build(
-        build("tasks", card["task"]),
-        card["backbone"],
-        tuple(card["spacing"]) if card["spacing"] else None,
-        card["channels"],
-        card["forest"],
-    )
+    return json.loads(metadata[CARD]), tensors
+
+
+def _fill(module: Any, tensors: dict[str, Tensor], path: Path) -> None:
     try:
-        model.network.load_state_dict(tensors)
+        module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ModelError(
-            f"{path}: weights do not fit the card: {str(error).splitlines()[1].strip()}"
-        ) from None
-    model.network.eval()
-    model.card = card
-    now, then = np.array(model._check()), np.array(card["self_check"])
-    if not np.allclose(now, then, atol=TOLERANCE * max(1.0, float(np.abs(then).max()))):
-        raise ModelError(
-            f"{path}: the network no longer computes what it did when it was saved "
-            f"(largest difference {np.abs(now - then).max():.3g}): saved with version {card['version']}"
-        )
-    return model
+        raise ModelError(f"{path}: weights do not fit: {str(error).splitlines()[1].strip()}") from None
 
 
 def _name(kind: str, plug: Any) -> str:

@@ -94,7 +94,7 @@ class Stem(Protocol):
     """What is read, as the body wants it: an ``nn.Module`` with ``forward(image_BCZYX) -> x_BCZYX``."""
 
     def domain(self, size: Triple, spacing: Spacing | None) -> Placement:
-        """Return the body's grid for an image of ``size`` voxels."""
+        """Return the body's grid for an image of ``size`` voxels; its spacing is the same for every size."""
 
     def reads(self, region: Region, size: Triple) -> Region:
         """Return what must be read of an image of ``size`` voxels for a region of the body's grid."""
@@ -114,6 +114,9 @@ class Task(Protocol):
         What it learns from: ``"label"``, ``"image"``, ``"points"`` or ``"class"``.
     dense_channels, dense_dtype
         Of the stored output. 8 bits suffice for probabilities and heights.
+    skips_constant
+        Whether an image of one constant value means that nothing is there: then such tiles are stored as 0
+        and not computed. False where the output of a constant is not 0, as in restoration.
     better
         The score that evaluations compare (higher is better).
     """
@@ -122,6 +125,7 @@ class Task(Protocol):
     spec: Any
     over: Literal["voxels", "items"]
     annotation: Literal["label", "image", "points", "class"]
+    skips_constant: bool
     better: str
 
     @property
@@ -167,16 +171,22 @@ class Task(Protocol):
 
 
 class Objective(Protocol):
-    """What is learnt without labels. ``prepare`` runs on the loader's side, ``forward`` on the device."""
+    """What is learnt without labels. ``prepare`` runs on the loader's side, ``forward`` on the device.
+
+    One that owns modules is an ``nn.Module``; those whose size depends on the body are of PyTorch's lazy kind
+    (``nn.LazyConv3d``): one sample is run before training begins.
+    """
 
     Spec: ClassVar[type[Spec]]
     spec: Any
 
     def prepare(self, patch: Array | None, rng: Any) -> dict[str, Array]:
-        """Return the arrays of one sample; with no patch it generates one."""
+        """Return the arrays of one sample of ``patch_CZYX`` (normalised); with no patch it generates one."""
 
-    def __call__(self, backbone: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return named scalar losses."""
+    def __call__(
+        self, backbone: nn.Module, batch: dict[str, Tensor], spacing: Spacing | None
+    ) -> dict[str, Tensor]:
+        """Return named scalar losses, means over the batch."""
 
     def after_step(self, step: int) -> None:
         """Update teachers and queues."""

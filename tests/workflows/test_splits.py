@@ -117,7 +117,7 @@ def test_several_crops_of_one_volume_are_held_out_whole() -> None:
 
 def test_other_annotations_are_cut_too() -> None:
     image = from_array(np.zeros((2, 4, 8)))
-    points = Item("a", image, Points(np.array([[0.0, 1.0, 1.0], [1.0, 3.0, 7.0]])), "g")
+    points = Item("a", image, Points(np.array([[0.0, 1.0, 1.0], [1.0, 3.0, 7.0]]), image.size), "g")
     (kept,), (held,), _ = split_groups([points])
     assert kept.annotation.zyx.tolist() == [[0, 1, 1]] and held.annotation.zyx.tolist() == [[1, 3, 1]]  # type: ignore[attr-defined]
     split_groups([Item("a", image, ItemClass("x"), "g")])

@@ -64,17 +64,36 @@ class Runner:
                 torch.float32
             )  # hand-made filters take differences that 8 bits of mantissa do not carry
         self.spacing = spacing
-        self.network = copy.deepcopy(network).eval()
+        self._source = network
+        self._ready(self.dtype)
+
+    def _ready(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self.network = copy.deepcopy(self._source).eval()
         fold(self.network)
-        self.network.to(self.device, self.dtype)
+        self.network.to(self.device, dtype)
         # Channels last is the order that bfloat16 convolutions are made for; the image sets it for all that follows.
         self._order = torch.contiguous_format
-        if self.dtype == torch.bfloat16:
+        if dtype == torch.bfloat16:
             self._order = torch.channels_last_3d
-            self.network.to(memory_format=self._order)  # type: ignore[call-overload]
+            for parameter in self.network.parameters():
+                # Of one input channel, in that order, one plane comes out wrong (PyTorch 2.13 on processors).
+                if parameter.dim() == 5 and parameter.shape[1] > 1:
+                    parameter.data = parameter.data.to(memory_format=self._order)
 
     def __call__(self, image: Array) -> Tensor:
-        """Return output_1KZYX (float32, on the device) for a normalised image of axes C Z Y X."""
+        """Return output_1KZYX (float32, on the device) for a normalised image of axes C Z Y X.
+
+        A network with a part that cannot compute in bfloat16 computes in float32, this time and from then on.
+        """
+        if self.dtype == torch.bfloat16:
+            try:
+                return self._run(image)
+            except NotImplementedError:
+                self._ready(torch.float32)
+        return self._run(image)
+
+    def _run(self, image: Array) -> Tensor:
         with torch.inference_mode():
             x = torch.from_numpy(image)[None].to(self.device, self.dtype, memory_format=self._order)
             out: Tensor = self.network(x, self.spacing)

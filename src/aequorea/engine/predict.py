@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aequorea.engine.inference import Precision, Runner
 from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.errors import DataError
 from aequorea.layers.network import Network
 from aequorea.progress import Progress
 from aequorea.results import Layer, MemoryOutput
@@ -58,6 +59,7 @@ def predict_dense(
     core: Triple,
     *,
     empty: Array,
+    skip_constant: bool = True,
     region: Region | None = None,
     budget: int = TILE_VOXELS,
     precision: Precision = "auto",
@@ -81,7 +83,9 @@ def predict_dense(
     region
         Of the body's grid that the layer covers; default: all of it.
     empty
-        What is stored (one value per channel) where nothing is computed: in a tile that reads one constant value.
+        What is stored (one value per channel) where nothing is computed.
+    skip_constant
+        Whether ``empty`` stands for tiles that read one constant value, which are not computed then.
     budget
         Most voxels computed at once.
     wanted
@@ -104,7 +108,7 @@ def predict_dense(
 
     def load(body: Region) -> Array | None:
         block = image.read(tiling.reads(tiling.computed(body)))
-        return block if block.max() > block.min() else None
+        return block if not skip_constant or block.max() > block.min() else None
 
     corner = tiling.output(covered).start
     total = sum(region.voxels for region in pending)
@@ -148,6 +152,15 @@ def predict_dense(
     return timing
 
 
+def check_size(tiling: Tiling, image: Volume) -> None:
+    """Raise :class:`DataError` where an image is too small for a network to say anything about."""
+    if tiling.domain.empty:
+        raise DataError(
+            f"{image.name}: an image of {image.size} voxels (z, y, x) is too small for this model, which reads "
+            f"{tiling.network.stem.reads(Region.at((0, 0, 0), (1, 1, 1)), image.size).size} for one of its own"
+        )
+
+
 def predict_whole(
     network: Network, task: Any, image: Volume, spacing: Spacing | None, precision: Precision = "auto"
 ) -> Volume:
@@ -163,8 +176,14 @@ def predict_whole(
         Voxel size in µm (z, y, x) to compute at where the image has none.
     precision
         To compute in.
+
+    Raises
+    ------
+    DataError
+        If the image is too small for the network.
     """
     tiling = Tiling.of(network, image.size, image.spacing or spacing, (0, 0, 0))
+    check_size(tiling, image)
     layer = MemoryOutput().layer(
         "dense",
         size=tiling.output_size,
@@ -182,7 +201,7 @@ def predict_whole(
 def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | None) -> dict[str, Any]:
     """Return how far the stored output with the default halo is from that at full reach.
 
-    A block in the middle of an image (continued by mirror images where it is small) is computed both ways.
+    A block in the middle of an image, continued by mirror images where it is small, is computed both ways.
 
     Parameters
     ----------
@@ -199,26 +218,30 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
         ``halo`` (voxels z, y, x) and the ``mean`` and ``largest`` difference in the stored units; empty where
         the network sees the whole image.
     """
-    layout = network.backbone.layout(image.spacing or spacing)
+    spacing = image.spacing or spacing
+    domain = Tiling.of(network, image.size, spacing).domain.size
+    layout = network.backbone.layout(network.body_spacing(spacing))
     if layout.reach is None or task.over == "items":
         return {}
-    core = [min(32, n) if n == 1 else max(g, 32 // g * g) for n, g in zip(image.size, layout.grid)]
-    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(image.size, layout.reach, layout.grid)]
-    wanted = [c + 2 * a for c, a in zip(core, around)]
-    middle = Region.at([max(0, (n - w) // 2) for n, w in zip(image.size, wanted)], wanted).clip(image.region)
-    block = image.read(middle)
+    core = [1 if n == 1 else max(g, 32 // g * g) for n, g in zip(domain, layout.grid)]
+    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(domain, layout.reach, layout.grid)]
+    step = [n // d for n, d in zip(image.size, domain)]
+    # Along an axis that the body sees as one plane all of the image is read.
+    wanted = [
+        n if d == 1 else (c + 2 * a) * s for n, d, c, a, s in zip(image.size, domain, core, around, step)
+    ]
+    at = [max(0, (n - w) // 2) // s * s for n, w, s in zip(image.size, wanted, step)]
+    middle = Region.at(at, wanted).clip(image.region)
     lacking = [(0, 0), *((0, w - n) for w, n in zip(wanted, middle.size))]
-    whole = np.pad(block, lacking, mode="symmetric")
+    whole = np.pad(image.read(middle), lacking, mode="symmetric")
     region = Region.at(around, core)
     results = []
-    for halo in (layout.halo, layout.reach):
-        part = region.grow([0 if n == 1 else h for n, h in zip(image.size, halo)]).snap(layout.grid)
-        part = part.clip(Region.whole(whole.shape[1:]))
-        out = Runner(network, image.spacing or spacing)(
-            np.ascontiguousarray(whole[(slice(None), *part.slices)])
-        )
-        head = network.head.output_grid
-        kept = head(region, None)[0].relative_to(head(part, None)[0])
+    for halo in ("default", "full"):
+        tiling = Tiling.of(network, (wanted[0], wanted[1], wanted[2]), spacing, halo)
+        part = tiling.computed(region)
+        block = np.ascontiguousarray(whole[(slice(None), *tiling.reads(part).slices)])
+        out = Runner(network, tiling.body_spacing)(block)
+        kept = tiling.output(region).relative_to(tiling.output(part))
         results.append(task.store(out[(..., *kept.slices)]).float())
     difference = (results[0] - results[1]).abs()
     return {

@@ -50,6 +50,8 @@ class Sampler:
         Voxels (z, y, x) of the body's grid; smaller where an image is.
     seed
         Of every draw.
+    dimmed
+        Whether contrast, offset, gamma and noise of the image are varied: not where the target is an intensity.
 
     Raises
     ------
@@ -63,8 +65,9 @@ class Sampler:
         strata: Callable[[Array], Array],
         patch: Triple,
         seed: int,
+        dimmed: bool = True,
     ) -> None:
-        self.pairs, self.patch, self.seed = list(pairs), patch, seed
+        self.pairs, self.patch, self.seed, self._dimmed = list(pairs), patch, seed, dimmed
         self._kinds = strata
         self.counts: dict[int, int] = {}
         self._index: dict[int, list[tuple[int, _Index]]] = {}
@@ -88,8 +91,9 @@ class Sampler:
         places = np.argwhere(self._kinds(pair.target.read(block)) == stratum)
         centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
-        image, target = _turn(image, target, pair, rng)
-        return {"image": _dim(image, rng), "target": np.ascontiguousarray(target)}
+        image, target = _turn(image, target, rng)
+        image = _dim(image, rng) if self._dimmed else np.ascontiguousarray(image)
+        return {"image": image, "target": np.ascontiguousarray(target)}
 
     def _cut(self, pair: Pair, centre: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         """Cut a patch of the body's grid that holds a voxel of the target; what sticks out is 0 and unlabelled."""
@@ -141,9 +145,13 @@ def _embed(block: Array, inside: Region, wanted: Region, fill: float) -> Array:
     return out
 
 
-def _turn(image: Array, target: Array, pair: Pair, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Mirror along each axis and swap y and x, image and target alike."""
+def _turn(image: Array, target: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Mirror along each axis and swap y and x, image and target alike.
+
+    An axis that only the target has (depth, made from one plane) is not in the image to be mirrored.
+    """
     flips = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
+    flips = tuple(axis for axis in flips if image.shape[axis] > 1 or target.shape[axis] == 1)
     swap = rng.random() < 0.5 and image.shape[2] == image.shape[3] and target.shape[2] == target.shape[3]
     image, target = np.flip(image, flips), np.flip(target, flips)
     if swap:

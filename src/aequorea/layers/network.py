@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from aequorea.volume import Spacing
+from aequorea.volume import Spacing, Triple
+
+PROBE: Triple = (64, 64, 64)
+"""Size of an image to ask a stem about: its spacing does not depend on it."""
 
 
 class Network(nn.Module):
@@ -22,9 +26,18 @@ class Network(nn.Module):
         super().__init__()
         self.stem, self.backbone, self.head = stem, backbone, head
 
+    def body_spacing(self, spacing: Spacing | None) -> Spacing | None:
+        """Return the spacing of the body's grid for images of a spacing (z, y, x in µm, or None)."""
+        found: Spacing | None = self.stem.domain(PROBE, spacing)[1]
+        return found
+
     def levels(self, image: Tensor, spacing: Spacing | None) -> tuple[list[Tensor], tuple[int, int, int]]:
-        """Return the body's pyramid (finest first) of image_BCZYX and the size of the body's grid."""
+        """Return the body's pyramid (finest first) of image_BCZYX and the size of its grid, of that spacing."""
         x: Tensor = self.stem(image)
+        if x.shape[1] == x.shape[2] == 1:
+            # One channel of one plane marked as channels-last comes out of a 3³ convolution in bfloat16 wrong
+            # (PyTorch 2.13 on processors); .contiguous() would not see the difference.
+            x = x.clone(memory_format=torch.contiguous_format)
         size = (x.shape[2], x.shape[3], x.shape[4])
         if self.backbone.ndim == 3:
             return self.backbone(x, spacing), size
@@ -34,7 +47,7 @@ class Network(nn.Module):
         return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], size
 
     def forward(self, image: Tensor, spacing: Spacing | None) -> Tensor:
-        """Return output_BKZYX for image_BCZYX of one spacing (z, y, x in µm, or None)."""
+        """Return output_BKZYX for image_BCZYX; the spacing is that of the body's grid (z, y, x in µm, or None)."""
         levels, size = self.levels(image, spacing)
         out: Tensor = self.head(levels, size)
         return out

@@ -87,6 +87,7 @@ class Instances:
     Spec = InstancesSpec
     over: Literal["voxels"] = "voxels"
     annotation: Literal["label"] = "label"
+    skips_constant = True
     better = "f1_50"
     dense_channels = ("foreground", "height")
     dense_dtype = "uint8"

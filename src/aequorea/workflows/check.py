@@ -298,7 +298,9 @@ def _correlation(feature: Array, border: Array) -> Array:
     reach = [min(REACH, n // 4) for n in border.shape]
     padded = [n + r for n, r in zip(border.shape, reach)]
     a, b = feature - feature.mean(), border - border.mean()
-    match = np.fft.irfftn(np.fft.rfftn(a, padded) * np.conj(np.fft.rfftn(b, padded)), padded)
+    axes = (0, 1, 2)
+    spectrum = np.fft.rfftn(a, padded, axes) * np.conj(np.fft.rfftn(b, padded, axes))
+    match = np.fft.irfftn(spectrum, padded, axes)
     shifts = np.ix_(*(np.arange(-r, r + 1) for r in reach))
     return np.asarray(match[shifts] / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
 

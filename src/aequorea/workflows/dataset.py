@@ -218,7 +218,7 @@ def read(
         return item
     source = Path(str(entry.label))
     if kind == "points":
-        points = Points(read_points(source), image.spacing)
+        points = Points(read_points(source), size, image.spacing)
         return replace(item, annotation=points.crop(region, size) if entry.region else points)
     label_axes = None if axes is None or kind == "image" else axes.replace("C", "")
     label = open_volume(source, axes=label_axes, spacing=spacing)

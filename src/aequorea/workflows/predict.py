@@ -14,7 +14,7 @@ import numpy as np
 from aequorea import __version__
 from aequorea.engine.durable import file_digest, write_json
 from aequorea.engine.inference import Precision
-from aequorea.engine.predict import TILE_VOXELS, Timing, normalised, predict_dense
+from aequorea.engine.predict import TILE_VOXELS, Timing, check_size, normalised, predict_dense
 from aequorea.engine.tiles import Tiling, choose_core
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import DataError
@@ -24,6 +24,7 @@ from aequorea.signal.intensity import Intensity, measure
 from aequorea.signal.resample import matched_size, placed, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
+from aequorea.workflows.explain import explain
 from aequorea.workflows.open import open as open_volume
 
 CHUNK: Triple = (64, 64, 64)
@@ -129,11 +130,15 @@ def predict(
     region = Region.parse(spec.region, volume.size) if spec.region else volume.region
     size = working_size(model, volume, spec)
     tiling = Tiling.of(model.network, size, _spacing_at(volume, size) or model.spacing, spec.halo)
-    work = region if size == volume.size else _covering(region, volume.size, size)
-    if model.task.over == "items":
-        core = tiling.domain.size
-    else:
-        core = choose_core(work.size, tiling.grid, tiling.halo, spec.tile)
+    check_size(tiling, volume)
+    work = body_region(region, volume.size, tiling)
+    items = model.task.over == "items"
+    if items and spec.region:
+        raise DataError(
+            "--region: this model answers for whole files; cut the part out and give it as a file"
+        )
+    budget = tiling.domain.voxels if items else tile_budget(tiling, spec.tile)
+    core = tiling.domain.size if items else choose_core(work.size, tiling.grid, tiling.halo, budget)
     shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     recipe = [
         print_of_model,
@@ -186,7 +191,7 @@ def predict(
 
     def wanted(part: Region) -> Array:
         assert mask is not None
-        keep: Array = resampled(mask, size, "nearest").read(part.shift(where.start))[0] > 0
+        keep: Array = resampled(mask, tiling.output_size, "nearest").read(part.shift(where.start))[0] > 0
         return keep
 
     timing = predict_dense(
@@ -197,7 +202,8 @@ def predict(
         core,
         region=work,
         empty=np.zeros(len(task.dense_channels), task.dense_dtype),
-        budget=spec.tile,
+        skip_constant=task.skips_constant,
+        budget=budget,
         precision=spec.precision,
         wanted=wanted if mask is not None else None,
         on_shrink=lambda voxels: tell(f"memory did not suffice: going on with tiles of {voxels:,} voxels"),
@@ -205,10 +211,13 @@ def predict(
     dense = layer.finish()
     point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
     if size != volume.size:
-        whole = tiling.output_size
-        scaled = tuple(round(n * o / w) for n, o, w in zip(volume.size, whole, size))
-        dense = resampled(placed(dense, where, whole), (scaled[0], scaled[1], scaled[2])).crop(region)
+        own = Tiling.of(model.network, volume.size, volume.spacing, (0, 0, 0))
+        kept = own.output(body_region(region, volume.size, own))
+        dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
     task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
+    for line in explain(model, volume, intensity, dense, output.result):
+        tell(line)
+    output.remember(notes=lines)
     output.complete()
     return Predicted(Path(out), output.result, timing, lines)
 
@@ -239,12 +248,22 @@ def _spacing_at(volume: Volume, size: Triple) -> Spacing | None:
     return z, y, x
 
 
-def _covering(region: Region, size: Triple, other: Triple) -> Region:
-    """Return the region of a grid of ``other`` voxels that covers ``region`` of one of ``size``, with a margin."""
-    low = [a * m // n - 2 for a, n, m in zip(region.start, size, other)]
-    high = [-(-b * m // n) + 2 for b, n, m in zip(region.stop, size, other)]
+def body_region(region: Region, size: Triple, tiling: Tiling) -> Region:
+    """Return the region of the body's grid that a region of an image of ``size`` voxels needs.
+
+    Where the network sees the image at another scale there is a margin for interpolation.
+    """
+    domain, margin = tiling.domain.size, 0 if size == tiling.size else 2
+    low = [a * m // n - margin for a, n, m in zip(region.start, size, domain)]
+    high = [-(-b * m // n) + margin for b, n, m in zip(region.stop, size, domain)]
     grown = Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-    return grown.clip(Region.whole(other))
+    return grown.clip(tiling.domain)
+
+
+def tile_budget(tiling: Tiling, voxels: int) -> int:
+    """Return the most voxels of the body's grid of one tile, so that neither they nor what they read are more."""
+    read = tiling.reads(tiling.domain).voxels
+    return max(1, voxels * tiling.domain.voxels // max(read, tiling.domain.voxels))
 
 
 def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:

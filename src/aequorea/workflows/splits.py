@@ -31,8 +31,8 @@ def split_groups(items: Sequence[Item], held_out: float = 0.25, seed: int = 0) -
 
     What the dataset says itself (``split`` of ``train`` and ``val``) goes first; items marked ``test`` are
     never returned. Else whole groups are held out. A single group is split in space: whole crops where there
-    are several of one volume, else a slab at an end of each item, cut so that both parts hold every labelled
-    class that can be had on both sides.
+    are several of one volume, or where none can be cut (a class of a whole file), else a slab at an end of
+    each item, cut so that both parts hold every labelled class that can be had on both sides.
 
     Parameters
     ----------
@@ -71,7 +71,10 @@ def split_groups(items: Sequence[Item], held_out: float = 0.25, seed: int = 0) -
         held = [item for item in usable if item.group in chosen]
         names = ", ".join(sorted(chosen)[:4]) + (", ..." if len(chosen) > 4 else "")
         return training, held, f"held out {len(chosen)} of {len(groups)} specimens ({names}){left_out}"
-    if len(usable) >= ENOUGH_CROPS and all(item.offset is not None for item in usable):
+    whole = [item for item in usable if not _cuttable(item)]
+    if len(usable) == 1 and whole:
+        return usable, [], f"'{usable[0].name}' cannot be cut in two: nothing is held out{left_out}"
+    if whole or (len(usable) >= ENOUGH_CROPS and all(item.offset is not None for item in usable)):
         crops = sorted({item.name for item in usable})
         chosen = _choose([replace(item, group=item.name) for item in usable], crops, held_out, seed)
         training = [item for item in usable if item.name not in chosen]
@@ -103,16 +106,24 @@ def _choose(items: Sequence[Item], groups: list[str], held_out: float, seed: int
     return chosen
 
 
+def _cuttable(item: Item) -> list[int]:
+    """Return the axes across which an image can be cut with its annotation, the longest first."""
+    size = item.image.size
+    if size == (1, 1, 1):
+        raise DataError(f"{item.name}: one voxel cannot be split into a part to train on and a part held out")
+    steps = item.annotation.steps(size)
+    return [axis for axis in sorted(range(3), key=lambda a: -size[a]) if size[axis] >= 2 * steps[axis]]
+
+
 def _cut(item: Item, held_out: float) -> tuple[Item, Item, str]:
     """Cut an item in two at the end and along the axis that leave most classes on both sides."""
     size = item.image.size
-    axes = [axis for axis in sorted(range(3), key=lambda a: -size[a]) if size[axis] > 1]
-    if not axes:
-        raise DataError(f"{item.name}: one voxel cannot be split into a part to train on and a part held out")
+    steps = item.annotation.steps(size)
     best: tuple[int, int, Region, Region] | None = None
-    for axis, at_end in product(axes, (True, False)):
-        width = min(size[axis] - 1, max(1, round(held_out * size[axis])))
-        border = size[axis] - width if at_end else width
+    for axis, at_end in product(_cuttable(item), (True, False)):
+        parts = size[axis] // steps[axis]
+        width = steps[axis] * min(parts - 1, max(1, round(held_out * parts)))
+        border = steps[axis] * parts - width if at_end else width
         before, after = _halves(size, axis, border)
         kept, held = (before, after) if at_end else (after, before)
         shared = len(_classes(item, kept) & _classes(item, held))

@@ -18,8 +18,8 @@ class Autoencode(nn.Module):
     def prepare(self, patch, rng):
         return {"image": patch}
 
-    def forward(self, backbone, batch):
-        out = self.decode(backbone(batch["image"], None)[0])
+    def forward(self, backbone, batch, spacing):
+        out = self.decode(backbone(batch["image"], spacing)[0])
         return {"reconstruction": (out - batch["image"]).square().mean()}
 
     def after_step(self, step: int) -> None:

@@ -26,7 +26,7 @@ class Centres(Restoring):
                 out = np.maximum(out, np.exp(-((grid - point) ** 2).sum(-1) / 8))
             return out[None]
 
-        return Volume(reader, (1, 16, 32, 32), np.dtype(np.float32), spacing)
+        return Volume(reader, (1, *annotation.size), np.dtype(np.float32), spacing)
 
     def strata(self, target):
         return (target[0] > 0.5).astype(np.int8)

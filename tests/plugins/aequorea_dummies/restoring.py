@@ -1,6 +1,7 @@
 """What the three restoring tasks share: a target image, a squared error, a layer of float32."""
 
 import numpy as np
+import torch
 
 from aequorea.layers.stems import PlainStem
 from aequorea.specs import Spec
@@ -11,11 +12,11 @@ class NoSpec(Spec):
 
 
 class Restoring:
-    """Learns an image from an image."""
+    """Learns an image from an image on the same grid."""
 
     Spec = NoSpec
     over, annotation, better = "voxels", "image", "fidelity"
-    dense_channels, dense_dtype = ("restored",), "float32"
+    dense_channels, dense_dtype, skips_constant = ("restored",), "float32", False
 
     def __init__(self, spec: NoSpec) -> None:
         self.spec = spec
@@ -36,7 +37,9 @@ class Restoring:
         return np.zeros(target.shape[1:], np.int8)
 
     def loss(self, output, target):
-        return (output - target).square().mean()
+        known = torch.isfinite(target)
+        error = (output - torch.nan_to_num(target)).square() * known
+        return error.sum() / known.sum().clamp(min=1)
 
     def store(self, output):
         return output

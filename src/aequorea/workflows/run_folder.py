@@ -1,0 +1,48 @@
+"""Run folders: each belongs to one recipe and one set of images, which stand in it from the first step on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from aequorea.engine.durable import write_file
+from aequorea.engine.train import process
+from aequorea.errors import DataError, SpecError
+from aequorea.specs import Spec
+
+
+def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
+    """Check that a run folder, if it was begun, was begun with this recipe and these images.
+
+    Parameters
+    ----------
+    run
+        The folder; need not be there.
+    spec
+        Recipe.
+    prints
+        Fingerprint of each image by name.
+
+    Raises
+    ------
+    SpecError
+        If it was begun with another recipe; names the words that differ.
+    DataError
+        If it was begun with other images.
+    """
+    recipe = run / "spec.yaml"
+    if not recipe.exists():
+        return
+    before = type(spec).from_yaml(recipe)
+    if before != spec:
+        changed = [word for word in type(spec).model_fields if getattr(before, word) != getattr(spec, word)]
+        raise SpecError(f"{run}: begun with another recipe ({', '.join(changed)} differ): use another --out")
+    if json.loads((run / "data.json").read_text()) != prints:
+        raise DataError(f"{run}: begun with other images: use another --out")
+
+
+def claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
+    """Write recipe and fingerprints into a new run folder; not before they are known to be good."""
+    if process()[0] == 0 and not (run / "spec.yaml").exists():
+        write_file(run / "data.json", json.dumps(prints, indent=1).encode())
+        write_file(run / "spec.yaml", spec.to_yaml().encode())
