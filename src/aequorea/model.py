@@ -1,9 +1,31 @@
 """A model: a network, its task, and a card that says what it is and how it came to be. One safetensors file.
 
-The card (JSON in the file's header) holds the recipes of task and backbone, the spacing and object size the model
-was trained at, the intensity range, the operating point, the history of its training, data and licence, and a
-self-check: 16 numbers that the network must give for a fixed input, so that a file that loads but computes
-something else is noticed.
+The card is JSON in the file's header (key ``aequorea``):
+
+``format``, ``version``
+    of the card, and of the package that wrote it
+``task``, ``backbone``
+    recipes: name and fields
+``forest``
+    whether the head is a random forest
+``channels``
+    of the images
+``spacing``
+    voxel size in µm (z, y, x) at training; ``null`` where it was not known
+``object_um``
+    median diameter of the training objects in µm (``instances`` alone)
+``point``
+    operating point chosen on held-out labels (``threshold``, ``persistence``); empty: the task's own holds
+``intensities``
+    of each training image: percentiles and histogram by which it was normalised
+``halo_error``
+    how far the default halo is from the full reach, in counts of the stored 8 bits
+``training``
+    steps, held-out score before the first step (``first``) and the best, its step, its name, the score of each
+    candidate, names of the items trained on and held out
+``self_check``
+    16 numbers that the network must give for a fixed input: a file that loads but computes something else is
+    refused
 """
 
 from __future__ import annotations
