@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import unet
 from torch import Tensor
 
 from aequorea.engine import checkpoint
-from aequorea.engine.train import Diverged, TrainSpec, schedule, train
+from aequorea.engine.train import LEVEL, Diverged, TrainSpec, schedule, train
 from aequorea.layers.network import Network
+from networks import unet
 
 
 def sample(index: int) -> dict[str, np.ndarray]:
@@ -81,12 +81,14 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_best_state_is_kept(tmp_path: Path) -> None:
-    """What comes back is the state of the best score, not of the last step."""
+    """What comes back is the latest state whose score is level with the best, not simply the last."""
     network, history = fit(tmp_path, SPEC)
     probe = torch.from_numpy(sample(10**6)["image"])[None]
     with torch.inference_mode():
         now = float(network(probe, None).std())
-    assert now == pytest.approx(max(row["score"] for row in history if "score" in row), rel=1e-5)
+    scores = [row["score"] for row in history if "score" in row]
+    level = [s for i, s in enumerate(scores) if s >= max(scores[: i + 1]) - LEVEL]
+    assert now == pytest.approx(level[-1], rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
             env={"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(script.parents[1])},
         )
     one, two = (np.loadtxt(tmp_path / str(w) / "losses.txt") for w in (1, 2))
-    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=0)
 
 
 def test_schedule_rises_and_falls() -> None:

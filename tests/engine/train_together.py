@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import torch
-from networks import unet
 from test_train import sample
 
 from aequorea.engine.processes import together
 from aequorea.engine.train import TrainSpec, train
+from networks import unet
 
 with together() as first:
     run = Path(sys.argv[1])
@@ -24,7 +24,7 @@ with together() as first:
             )
         },
         sample,
-        TrainSpec(steps=6, batch=4, precision="float32"),
+        TrainSpec(steps=6, batch=4, learning_rate=5e-4, precision="float32"),
     )
     if first:
         losses = "\n".join(repr(row["loss"]) for row in outcome.history if "loss" in row)

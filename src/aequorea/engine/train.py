@@ -34,6 +34,10 @@ from aequorea.volume import Array
 
 WARMUP = 0.1
 """Share of the steps over which the learning rate rises to its peak."""
+EPSILON = 1e-6
+"""Of AdamW. Where a normalisation makes a gradient zero but for rounding, a smaller one would make steps of it."""
+LEVEL = 0.02
+"""Scores on few labels are coarse: of states that differ by no more than this, the one trained longer is kept."""
 AHEAD = 4
 """Batches prepared in advance."""
 
@@ -74,7 +78,7 @@ class Outcome:
     Attributes
     ----------
     first, best
-        Score before the first step, and the best one; ``None`` where nothing was evaluated.
+        Score before the first step, and of the state that is kept; ``None`` where nothing was evaluated.
     best_step
         When.
     history
@@ -143,11 +147,11 @@ def train(
     dtype = resolve_precision(spec.precision, device)
     trainable = [p for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, foreach=True
+        trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, eps=EPSILON, foreach=True
     )
     folder = run / "checkpoints"
     start, history = 0, []
-    state: dict[str, Any] = {"first": None, "best": None, "best_step": 0}
+    state: dict[str, Any] = {"first": None, "best": None, "best_step": 0, "top": -math.inf}
     found = checkpoint.latest(folder)
     if found is not None:
         start, tensors, record, damaged = found
@@ -169,8 +173,11 @@ def train(
             return
         if step == 0:
             state["first"] = value
-        if state["best"] is None or value > state["best"]:
+        # What training began with is given up only for something better; a score of 0 says nothing of it.
+        helped = step > 0 and (value > state["first"] or state["first"] == 0)
+        if step == 0 or (helped and value >= state["top"] - LEVEL):
             state["best"], state["best_step"] = value, step
+            state["top"] = max(value, state["top"] if step else value)
             if rank == 0:
                 folder.mkdir(parents=True, exist_ok=True)
                 write_file(folder / "best.safetensors", save(_snapshot(module)))

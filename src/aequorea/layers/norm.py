@@ -38,9 +38,9 @@ class BatchNorm(nn.BatchNorm3d):
         )
         if not together:
             return super().forward(x)
-        wide = x.float()
+        wide = x.double()  # as the sums over one process are: so that two give what one gives
         dims = (0, 2, 3, 4)
-        count = torch.full((1,), float(wide.numel() // wide.shape[1]), device=x.device)
+        count = torch.full((1,), float(wide.numel() // wide.shape[1]), device=x.device, dtype=wide.dtype)
         total: Tensor = _SumOverProcesses.apply(torch.cat([wide.sum(dims), count]))  # type: ignore[no-untyped-call]
         n = total[-1]
         mean = total[:-1] / n
@@ -50,8 +50,8 @@ class BatchNorm(nn.BatchNorm3d):
         with torch.no_grad():
             assert self.running_mean is not None and self.running_var is not None
             momentum = 0.1 if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * (n / (n - 1).clamp(min=1)), momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean), momentum)
+            self.running_var.lerp_((var * (n / (n - 1).clamp(min=1))).to(self.running_var), momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * (var + self.eps).rsqrt()

@@ -1,5 +1,8 @@
 """The verb *finetune*: from annotated volumes to a model file.
 
+Labels are few, so none are wasted: a part is held out to score, to choose and to calibrate; then the model that is
+kept is trained again on everything.
+
 Order of reading: :func:`finetune` (what is done), :class:`_Data` (what is learnt from), :func:`_fit` (one
 candidate), :func:`_finish` (what goes into the card).
 """
@@ -63,7 +66,7 @@ class FinetuneSpec(Spec):
     train
         Steps, rate, seed.
     patch
-        Voxels (z, y, x) of one sample; default: 40³ voxels' worth, as isotropic in µm as the images allow.
+        Voxels (z, y, x) of one sample; default: 40³ voxels' worth.
     held_out
         Share of the groups that is kept for scores, thresholds and the choice between backbones.
     head
@@ -152,12 +155,12 @@ def finetune(
             build(kind, words)
     source = _Data.prepare(items, task, spec, say, start)
     begin = partial(claim, run, spec, prints)
-    fitted: list[tuple[Model, Outcome, str]] = []
+    fitted: list[tuple[Model, Outcome, dict[str, Any]]] = []
     for words in candidates:
         folder = run if len(candidates) == 1 else run / words["name"]
-        fitted.append((*_fit(source, words, folder, spec, start, say, begin), words["name"]))
-    scores = {name: out.best for _, out, name in fitted if out.best is not None}
-    model, outcome, _ = max(fitted, key=lambda f: -np.inf if f[1].best is None else f[1].best)
+        fitted.append((*_fit(source, words, folder, spec, start, say, begin), words))
+    scores = {words["name"]: out.best for _, out, words in fitted if out.best is not None}
+    model, outcome, words = max(fitted, key=lambda f: -np.inf if f[1].best is None else f[1].best)
     better = source.task.better
     if len(scores) > 1:
         ranked = sorted(scores.items(), key=lambda pair: -pair[1])
@@ -166,10 +169,18 @@ def finetune(
             f"kept {ranked[0][0]}: held-out {better} {ranked[0][1]:.3f}, {gap:.3f} above {ranked[1][0]} "
             f"({ranked[1][1]:.3f})"
         )
-    if start is not None and outcome.first is not None and outcome.best_step == 0:
+    unhelpful = start is not None and outcome.first is not None and outcome.best_step == 0
+    if unhelpful:
         say.append(
             f"fine-tuning did not help: held-out {better} was {outcome.first:.3f} before the first step"
         )
+    point = _calibrate(model, source, say)
+    if source.everything and not unhelpful:
+        say.append("trained again on all labels; held-out scores are of the model that did not see them")
+        whole = replace(source, train=source.everything, held=[], everything=[])
+        again = load(spec.start) if spec.start and start is not None else None
+        model, _ = _fit(whole, words, run / "all", spec, again, [], begin)
+    model.card["point"] = point
     _finish(model, source, outcome, scores, run, path, say)
     return Finetuned(model, path, scores, say)
 
@@ -183,6 +194,8 @@ class _Data:
     channels: int
     train: list[Item]
     held: list[Item]
+    everything: list[Item]
+    """Both together, where it was not the dataset that said what to hold out; else nothing."""
     intensities: dict[str, Any]
 
     @classmethod
@@ -201,6 +214,7 @@ class _Data:
             matched(replace(item, image=normalised(item.image, intensities[item.name])), spacing, say)
             for item in items
         ]
+        marked = any(item.split == "val" for item in items)
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
         if line:
             say.append(line)
@@ -210,6 +224,7 @@ class _Data:
             channels.pop(),
             kept,
             held,
+            [item for item in scaled if item.split != "test"] if held and not marked else [],
             {name: intensity.plain() for name, intensity in intensities.items()},
         )
 
@@ -283,9 +298,7 @@ def _fit(
     frozen = not any(p.requires_grad for p in network.backbone.parameters())
     pairs = source.pairs(model, source.train)
     spacing = network.body_spacing(source.spacing)
-    patch = spec.patch or patch_size(
-        spacing, [pair.tiling.domain.size for pair in pairs], pairs[0].tiling.grid
-    )
+    patch = spec.patch or patch_size([pair.tiling.domain.size for pair in pairs], pairs[0].tiling.grid)
     if len({pair.tiling.reads(Region.whole(patch)).size for pair in pairs}) > 1:
         raise DataError("the images differ along an axis that the task reads whole: give images of one depth")
     sampler = Sampler(
@@ -319,19 +332,21 @@ def _fit(
     return model, outcome
 
 
-def patch_size(spacing: Spacing | None, sizes: Sequence[Triple], grid: Triple) -> Triple:
-    """Return voxels (z, y, x) of a training patch: 40³ voxels, as cubic in µm as the images allow.
+def patch_size(sizes: Sequence[Triple], grid: Triple) -> Triple:
+    """Return voxels (z, y, x) of a training patch: 40³, less along an axis that the smallest image cannot give.
 
-    Each axis is a multiple of ``grid`` and at most that of the smallest image rounded up to it.
+    What one axis lacks the others have more of. Each is a multiple of ``grid``.
     """
-    ratio = 1.0 if spacing is None else min(max(spacing[0] / min(spacing[1:]), 1.0), 8.0)
     smallest = [min(size[axis] for size in sizes) for axis in range(3)]
     # A single plane stays one: padded planes would be computed with other strides than at prediction.
     limits = [1 if n == 1 else -(-n // g) * g for n, g in zip(smallest, grid)]
-    z = min(limits[0], max(grid[0], round(PATCH_VOXELS ** (1 / 3) / ratio ** (2 / 3) / grid[0]) * grid[0]))
-    side = (PATCH_VOXELS / z) ** 0.5
-    y, x = (min(n, max(g, round(side / g) * g)) for n, g in zip(limits[1:], grid[1:]))
-    return z, y, x
+    patch = [0, 0, 0]
+    left = float(PATCH_VOXELS)
+    for rank, axis in enumerate(sorted(range(3), key=lambda a: limits[a])):
+        side = left ** (1 / (3 - rank))
+        patch[axis] = min(limits[axis], max(grid[axis], round(side / grid[axis]) * grid[axis]))
+        left /= patch[axis]
+    return patch[0], patch[1], patch[2]
 
 
 def _evaluator(source: _Data, model: Model) -> Callable[[], dict[str, float]]:
@@ -392,6 +407,20 @@ def _guard_scarce_labels(counts: dict[int, int], trained: bool, say: list[str]) 
             )
 
 
+def _calibrate(model: Model, source: _Data, say: list[str]) -> dict[str, float]:
+    """Return the operating point that serves what was held out, empty where that is too little to say."""
+    if not source.held:
+        return {}
+    parts = held_out_parts(source.held)
+    dense = [predict_whole(model.network, source.task, image, source.spacing) for image, _ in parts]
+    point: dict[str, float] = source.task.calibrate(dense, [annotation for _, annotation in parts])
+    if point:
+        say.append("calibrated on held-out labels: " + ", ".join(f"{k} {v:.2f}" for k, v in point.items()))
+    elif source.task.annotation == "label":
+        say.append("too few held-out labels to calibrate thresholds: the task's own hold")
+    return point
+
+
 def _finish(
     model: Model,
     source: _Data,
@@ -401,19 +430,8 @@ def _finish(
     path: Path,
     say: list[str],
 ) -> None:
-    """Calibrate on what was held out, complete the card, write the model, drop the checkpoints."""
+    """Complete the card, write the model, drop the checkpoints."""
     task = source.task
-    if source.held:
-        parts = held_out_parts(source.held)
-        dense = [predict_whole(model.network, task, image, source.spacing) for image, _ in parts]
-        point = task.calibrate(dense, [annotation for _, annotation in parts])
-        model.card["point"] = point
-        if point:
-            say.append(
-                "calibrated on held-out labels: " + ", ".join(f"{k} {v:.2f}" for k, v in point.items())
-            )
-        elif task.annotation == "label":
-            say.append("too few held-out labels to calibrate thresholds: the task's own hold")
     model.card.update(task.facts([item.annotation for item in source.train]))
     model.card["halo_error"] = halo_error(model.network, task, source.train[0].image, source.spacing)
     model.card.update(

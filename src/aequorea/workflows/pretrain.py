@@ -101,7 +101,7 @@ def pretrain(data: Sequence[Any], run: str | Path, spec: PretrainSpec) -> Pretra
     objectives = [(build("objectives", one.objective), one) for one in spec.objectives]
     spacing = reference_spacing(images)
     sizes = [image.size for image in images] or [(64, 64, 64)]
-    patch = spec.patch or patch_size(spacing, sizes, body.layout(spacing).grid)
+    patch = spec.patch or patch_size(sizes, body.layout(spacing).grid)
     scaled = [normalised(image, measure(image)) for image in images]
 
     def sample(index: int) -> dict[str, Array]:
