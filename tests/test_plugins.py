@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from scipy import ndimage
 
-from aequorea import registry
+from aequorea import checks, registry
 from aequorea.annotations import Annotation, ItemClass, Points, TargetImage
 from aequorea.engine.train import TrainSpec
 from aequorea.errors import DataError, ModelError, SpecError
@@ -208,3 +208,24 @@ def test_pretrained_bodies_are_taken_up(tmp_path: Path) -> None:
     for name, tensor in load_file(done.path).items():
         if "num_batches" not in name and "running" not in name:
             assert torch.equal(fresh[name.removeprefix("backbone.")], tensor)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_kit_passes_the_tasks(name: str) -> None:
+    checks.task(name)
+
+
+def test_the_kit_passes_the_others() -> None:
+    checks.backbone("plain")
+    checks.backbone("plain", channels=1, width=3)
+    checks.objective("autoencode")
+    checks.adapter("linear", {"name": "plain"})
+    checks.adapter("lora", {"name": "plain"}, rank=2)
+
+
+def test_the_engine_does_not_know_them() -> None:
+    """No name of the package stands in the source of engine or verbs."""
+    source = Path(registry.__file__).parent
+    words = ("aequorea_dummies", *(f'"{name}"' for name in (*TASKS, "plain", "autoencode")))
+    for path in (*source.glob("engine/*.py"), *source.glob("workflows/*.py")):
+        assert not any(word in path.read_text(encoding="utf-8") for word in words), path

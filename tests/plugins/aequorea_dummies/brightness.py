@@ -51,7 +51,7 @@ class Brightness(Restoring):
         return Volume(lambda region: value, (1, 1, 1, 1), np.dtype(np.float32))
 
     def strata(self, target):
-        return target[0].astype(np.int8)
+        return np.nan_to_num(target[0], nan=-1).astype(np.int8)
 
     def loss(self, output, target):
         known = torch.isfinite(target).float()

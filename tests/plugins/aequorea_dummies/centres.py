@@ -29,7 +29,7 @@ class Centres(Restoring):
         return Volume(reader, (1, *annotation.size), np.dtype(np.float32), spacing)
 
     def strata(self, target):
-        return (target[0] > 0.5).astype(np.int8)
+        return np.where(np.isfinite(target[0]), target[0] > 0.5, -1).astype(np.int8)
 
     def decode(self, dense, image, out, point):
         hill = ndimage.gaussian_filter(dense.read()[0], 1)
