@@ -27,6 +27,8 @@ from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
 TILE_VOXELS = 11_500_000
 """Voxels computed at once by default: a tile of 224³ or 64 x 416², whose tensors stay below 2 GB."""
+STORED_AT_ONCE = 1 << 18
+"""Voxels whose output is turned at once into what is stored."""
 
 
 @dataclass
@@ -108,7 +110,7 @@ def predict_dense(
 
     def load(body: Region) -> Array | None:
         block = image.read(tiling.reads(tiling.computed(body)))
-        return block if not skip_constant or block.max() > block.min() else None
+        return block if not skip_constant or _varies(block) else None
 
     corner = tiling.output(covered).start
     total = sum(region.voxels for region in pending)
@@ -119,9 +121,8 @@ def predict_dense(
     ):
         writes: list[Future[None]] = []
         jobs = _jobs(cores(), tiling, budget, wanted)
-        ahead: list[tuple[_Job, Future[Array | None]]] = []
         out_block: Array | None = None
-        for job in _with_lookahead(jobs, lambda job: reader.submit(load, job.body), ahead):
+        for job in _with_lookahead(jobs, lambda job: reader.submit(load, job.body)):
             if out_block is None:
                 out_block = np.empty((len(empty), *job.shard.size), empty.dtype)
                 out_block[:] = empty[:, None, None, None]
@@ -278,11 +279,7 @@ def _jobs(
             yield _Job(out, part, part is parts[-1], skip)
 
 
-def _with_lookahead(
-    jobs: Iterator[_Job],
-    submit: Callable[[_Job], Future[Array | None]],
-    ahead: list[tuple[_Job, Future[Array | None]]],
-) -> Iterator[_Job]:
+def _with_lookahead(jobs: Iterator[_Job], submit: Callable[[_Job], Future[Array | None]]) -> Iterator[_Job]:
     """Yield jobs with their reading begun one job in advance."""
     waiting: _Job | None = None
     for job in jobs:
@@ -293,6 +290,19 @@ def _with_lookahead(
         waiting = job
     if waiting is not None:
         yield waiting
+
+
+def _varies(block: Array) -> bool:
+    """Whether a block holds more than one value; a sparse look spares most blocks the whole one."""
+    return any(part.max() > part.min() for part in (block[:, ::8, ::8, ::8], block))
+
+
+def _stored(out: Tensor, store: Callable[[Tensor], Tensor]) -> Array:
+    """Return what is stored of output_1KZYX, axes K Z Y X; made of a few planes at a time, which stay in the cache."""
+    planes = out.shape[2]
+    if out.device.type == "cpu":
+        planes = max(1, STORED_AT_ONCE // (out.shape[3] * out.shape[4]))
+    return np.concatenate([store(part)[0].cpu().numpy() for part in torch.split(out, planes, 2)], 1)
 
 
 def _compute(
@@ -308,8 +318,7 @@ def _compute(
     try:
         out = runner(block)
         kept = tiling.output(body).relative_to(tiling.output(computed))
-        values: Array = store(out[(..., *kept.slices)])[0].cpu().numpy()
-        yield body, values
+        yield body, _stored(out[(..., *kept.slices)], store)
         return
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()

@@ -14,7 +14,7 @@ FEWEST, MOST = 1e-5, 0.9
 """Shares of foreground outside of which a result is doubted."""
 UNLIKE = 3.0
 """Ratio of object sizes, or of intensity ranges, from which two images are called unlike."""
-LOOKED_AT = 1 << 25
+LOOKED_AT = 1 << 23
 """Voxels of the dense result that are looked at; of a larger one a coarser level."""
 
 
