@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from strokes import strokes
 
 from aequorea.annotations import LabelImage
 from aequorea.engine.train import TrainSpec
@@ -38,6 +37,7 @@ from aequorea.workflows.dataset import Item
 from aequorea.workflows.demo import tuned_watershed
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.open import open as open_volume
+from strokes import strokes
 
 CROP_VOXELS = 48**3
 UNLABELLED = 65535

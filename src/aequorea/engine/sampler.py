@@ -160,14 +160,9 @@ def _turn(image: Array, target: Array, rng: np.random.Generator) -> tuple[Array,
 
 
 def _dim(image: Array, rng: np.random.Generator) -> Array:
-    """Vary contrast, offset, gamma and noise within what exposure and staining do."""
-    gain, offset, gamma, noise = (
-        float(np.exp(rng.normal(0, 0.2))),
-        float(rng.normal(0, 0.05)),
-        float(np.exp(rng.normal(0, 0.15))),
-        float(max(0.0, rng.normal(0, 0.03))),
-    )
-    out = np.sign(image) * np.abs(image) ** gamma * gain + offset
-    if noise > 0:
-        out += noise * rng.standard_normal(image.shape, np.float32)
-    return np.ascontiguousarray(out, dtype=np.float32)
+    """Vary contrast and offset by what percentiles of another volume would have done to them.
+
+    No noise and no gamma: on faint specimens they took away 0.06 of Dice, the signal being little above the noise.
+    """
+    gain, offset = float(np.exp(rng.normal(0, 0.1))), float(rng.normal(0, 0.02))
+    return np.ascontiguousarray(image * gain + offset, dtype=np.float32)

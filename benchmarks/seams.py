@@ -1,0 +1,320 @@
+"""Do tile borders show? Errors against the truth near tile borders minus those elsewhere.
+
+Voxels: Dice within 4 voxels of a tile border against Dice elsewhere, over 32³ blocks; the 95 % bound is from a
+bootstrap over blocks. Objects: F1 of those that cross a tile border against the others. On two real sets every
+voxel is its own control: the volume is tiled at several sizes, so that it is near a border in some and not in
+others. On the simulated volume (128 x 1024 x 1024, z:x 4:1; recipe ``UNSEEN``: sizes, shapes and textures outside
+the training ranges, another seed) F1@0.5 >= 0.85, split <= 2 % and merged <= 1 % are asked for too, where
+Otsu + watershed scores F1 <= 0.65 and at least 40 % of the nuclei touch. The model learns from simulated crops of
+the default recipe alone.
+
+``--quick`` decodes noisy fields derived from the truth of a small volume instead: no network.
+
+Run: ``python benchmarks/seams.py [--quick] [--work scratch/seams] [--only simulated real]``. What is trained and
+predicted is kept in ``--work``; a second run goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from aequorea.annotations import LabelImage
+from aequorea.engine.predict import normalised, predict_dense
+from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.engine.train import TrainSpec
+from aequorea.model import Model, load
+from aequorea.results import MemoryOutput
+from aequorea.scores.matching import Matching, match
+from aequorea.scores.volumes import object_scores
+from aequorea.signal.classical import otsu_watershed
+from aequorea.signal.heights import cap_of, height_map, object_sizes
+from aequorea.signal.intensity import measure
+from aequorea.signal.specimens import UNSEEN, touching_nuclei
+from aequorea.tasks.instances import Instances, InstancesSpec
+from aequorea.volume import Region, Triple, Volume, from_array
+from aequorea.workflows.dataset import Item
+from aequorea.workflows.demo import tuned_watershed
+from aequorea.workflows.finetune import FinetuneSpec, finetune
+from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.predict import predict
+
+NEAR = 4
+SPACING = (2.0, 0.5, 0.5)
+LARGE: Triple = (128, 1024, 1024)
+CROP: Triple = (32, 160, 160)
+CROPS, STEPS = 6, 600
+BLOCK = 32
+BARS = {"dice gap": 0.01, "f1 gap": 0.01, "f1": 0.85, "split": 0.02, "merged": 0.01}
+
+
+def near_border(region: Region, core: Triple, size: Triple) -> NDArray[np.bool_]:
+    """Return which voxels of a region lie within ``NEAR`` voxels of a border between two tiles."""
+    near = np.zeros(region.size, bool)
+    for axis in range(3):
+        place = np.arange(region.start[axis], region.stop[axis])
+        below = np.minimum(place // core[axis] * core[axis], 10**9)
+        away_low = np.where(below > 0, place - below, 10**9)
+        above = below + core[axis]
+        away_high = np.where(above < size[axis], above - 1 - place, 10**9)
+        line = np.minimum(away_low, away_high) < NEAR
+        near |= line.reshape([-1 if i == axis else 1 for i in range(3)])
+    return near
+
+
+def crossing(labels: Volume, core: Triple) -> NDArray[np.int64]:
+    """Return the objects that have voxels on both sides of a border between two tiles."""
+    found: list[NDArray[np.int64]] = []
+    for axis in range(3):
+        for at in range(core[axis], labels.size[axis], core[axis]):
+            start, stop = [0, 0, 0], list(labels.size)
+            start[axis], stop[axis] = at - 1, at + 1
+            pair = labels.read(Region((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))[0]
+            first, second = np.take(pair, 0, axis), np.take(pair, 1, axis)
+            found.append(np.unique(first[(first == second) & (first > 0)]).astype(np.int64))
+    return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+
+
+class Tally:
+    """Counts near borders and elsewhere, by block, and matched objects that cross borders and others."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[tuple[int, ...], NDArray[np.int64]] = {}
+        self.objects = np.zeros((2, 3), np.int64)
+
+    def add(self, truth: Volume, found: Volume, core: Triple, known: NDArray[np.bool_] | None = None) -> None:
+        """Count voxels of one tiling."""
+        for region in truth.region.split((BLOCK,) * 3):
+            a, b = truth.read(region)[0] > 0, found.read(region)[0] > 0
+            near = near_border(region, core, truth.size)
+            valid = np.ones(a.shape, bool) if known is None else known[region.slices]
+            counts = self.blocks.setdefault(region.start, np.zeros((2, 3), np.int64))
+            for side, where in enumerate((near & valid, ~near & valid)):
+                counts[side] += [(a & b & where).sum(), (~a & b & where).sum(), (a & ~b & where).sum()]
+
+    def add_objects(self, truth: Volume, found: Volume, core: Triple, matching: Matching) -> None:
+        """Count matched, false and missed objects of one tiling."""
+        across_true, across_found = crossing(truth, core), crossing(found, core)
+        true_ids = np.unique(truth.read())
+        found_ids = np.unique(found.read())
+        hit = np.isin(matching.pairs[:, 0], across_true)
+        missed = np.setdiff1d(true_ids[true_ids > 0], matching.pairs[:, 0])
+        false = np.setdiff1d(found_ids[found_ids > 0], matching.pairs[:, 1])
+        for side, (t, f, m) in enumerate(
+            [
+                (hit.sum(), np.isin(false, across_found).sum(), np.isin(missed, across_true).sum()),
+                ((~hit).sum(), (~np.isin(false, across_found)).sum(), (~np.isin(missed, across_true)).sum()),
+            ]
+        ):
+            self.objects[side] += [t, f, m]
+
+    def dice_gap(self, resamples: int = 1000) -> tuple[float, float]:
+        """Return Dice elsewhere minus Dice near borders, and its upper 95 % bound over blocks."""
+        counts = np.stack(list(self.blocks.values())).astype(float)
+
+        def gap(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+            total = np.einsum("rn,nsc->rsc", weights, counts)
+            dice = 2 * total[..., 0] / np.maximum(2 * total[..., 0] + total[..., 1] + total[..., 2], 1)
+            return np.asarray(dice[:, 1] - dice[:, 0])
+
+        rng = np.random.default_rng(0)
+        n = len(counts)
+        draws = rng.multinomial(n, np.full(n, 1 / n), resamples).astype(float)
+        return float(gap(np.ones((1, n)))[0]), float(np.percentile(gap(draws), 95))
+
+    def f1_gap(self) -> float:
+        """Return F1 of objects that do not cross a border minus F1 of those that do."""
+        f1 = [2 * t / max(1, 2 * t + f + m) for t, f, m in self.objects.tolist()]
+        return f1[1] - f1[0]
+
+
+def simulated_crops() -> list[Item]:
+    """Return labelled crops of the default recipe."""
+    items = []
+    for seed in range(CROPS):
+        specimen = touching_nuclei(CROP, SPACING, 1000 + seed)
+        labels = from_array(specimen.labels, SPACING)
+        items.append(Item(f"crop {seed}", from_array(specimen.image, SPACING), LabelImage(labels), f"{seed}"))
+    return items
+
+
+def simulated(work: Path) -> dict[str, float]:
+    """Train on simulated crops, predict the large specimen, count."""
+    items = simulated_crops()
+    spec = FinetuneSpec(
+        task={"name": "instances"},
+        backbone={"name": "unet"},
+        train=TrainSpec(steps=STEPS, evaluate_every=150),
+    )
+    done = finetune(items, work / "run", spec)
+    print("\n".join(done.lines), flush=True)
+    image_path, label_path = work / "image.npy", work / "labels.npy"
+    if not label_path.exists():
+        specimen = touching_nuclei(LARGE, SPACING, 77, UNSEEN)
+        np.save(image_path, specimen.image)
+        np.save(label_path, specimen.labels)
+    image = open_volume(image_path, spacing=SPACING)
+    truth = open_volume(label_path, spacing=SPACING)
+    predicted = predict(done.path, image, work / "large.ome.zarr")
+    found = predicted.result.layers["objects"]
+    model = load(done.path)
+    tiling = Tiling.of(model.network, image.size, image.spacing)
+    core = choose_core(tiling.domain.size, tiling.grid, tiling.halo, 11_500_000)
+    sigma, distance = tuned_watershed(items)
+    part = Region((0, 0, 0), (64, 384, 384))
+    rival = otsu_watershed(image.read(part)[0], SPACING, sigma_um=sigma, min_distance_um=distance)
+    rival_f1 = match(truth.read(part)[0], rival).f1
+    scores = object_scores(found, LabelImage(truth))
+    tally = Tally()
+    tally.add(truth, found, core)
+    tally.add_objects(truth, found, core, match(truth.read()[0], found.read()[0]))
+    gap, upper = tally.dice_gap()
+    labels = truth.read(part)[0]
+    print(
+        f"tiles of {core} voxels; Otsu + watershed F1 {rival_f1:.3f}; {touching(labels):.0%} of the nuclei touch"
+    )
+    return {
+        "dice gap": upper,
+        "f1 gap": tally.f1_gap(),
+        "f1": scores["f1_50"],
+        "split": scores["split_rate"],
+        "merged": scores["merge_rate"],
+        "dice gap itself": gap,
+        "rival f1": rival_f1,
+    }
+
+
+def touching(labels: NDArray[np.int32]) -> float:
+    """Return the share of objects that touch another one by a face."""
+    ids: set[int] = set()
+    for axis in range(3):
+        a = np.take(labels, range(labels.shape[axis] - 1), axis)
+        b = np.take(labels, range(1, labels.shape[axis]), axis)
+        faces = (a != b) & (a > 0) & (b > 0)
+        ids |= set(np.unique(a[faces]).tolist()) | set(np.unique(b[faces]).tolist())
+    return len(ids) / max(1, len(np.unique(labels)) - 1)
+
+
+def tilings(size: Triple, grid: Triple) -> Iterator[Triple]:
+    """Yield cores of several sizes, so that each voxel is near a border in some and not in others."""
+    for side in (32, 40, 48, 56):
+        core = tuple(-(-min(side, n) // g) * g for n, g in zip(size, grid))
+        yield core[0], core[1], core[2]
+
+
+def real(work: Path, data: Path, name: str, path: str) -> dict[str, float]:
+    """Train on one half (z) of a real set, tile the other half at several sizes, count."""
+    image, labels = open_volume(data / f"{path}.tif"), open_volume(data / f"{path}_label.tif")
+    half = image.size[0] // 2
+    first = Region((0, 0, 0), (half, *image.size[1:]))
+    second = Region((half, 0, 0), image.size)
+    intensity = measure(image)
+    item = Item("half", image.crop(first), LabelImage(labels.crop(first)), name, intensity=intensity)
+    spec = FinetuneSpec(task={"name": "instances"}, backbone={"name": "unet"}, train=TrainSpec(steps=300))
+    model = load(finetune([item], work / name, spec).path)
+    scene, truth = normalised(image.crop(second), intensity), labels.crop(second)
+    tally = Tally()
+    tiling = Tiling.of(model.network, scene.size, scene.spacing)
+    for core in tilings(scene.size, tiling.grid):
+        found = tiled(model, tiling, scene, core)
+        tally.add(truth, found, core)
+        tally.add_objects(truth, found, core, match(truth.read()[0], found.read()[0]))
+    gap, upper = tally.dice_gap()
+    return {"dice gap": upper, "f1 gap": tally.f1_gap(), "dice gap itself": gap}
+
+
+def tiled(model: Model, tiling: Tiling, scene: Volume, core: Triple) -> Volume:
+    """Return the objects found with tiles of one size, at the default halo."""
+    layer = MemoryOutput(block=core).layer(
+        "dense",
+        size=scene.size,
+        dtype="uint8",
+        kind="image",
+        channels=model.task.dense_channels,
+        spacing=scene.spacing,
+    )
+    predict_dense(tiling, scene, layer, model.task.store, core, empty=np.zeros(2, np.uint8))
+    with tempfile.TemporaryDirectory() as scratch:
+        out = MemoryOutput(Path(scratch), block=core)
+        model.task.decode(layer.finish(), None, out, model.point)
+        return out.result.layers["objects"]
+
+
+def quick() -> dict[str, float]:
+    """Decode noisy fields derived from the truth, in small blocks."""
+    specimen = touching_nuclei((48, 224, 224), SPACING, 77, UNSEEN)
+    _, depth = object_sizes(specimen.labels, SPACING)
+    height = height_map(specimen.labels, SPACING, cap=cap_of(depth))
+    rng = np.random.default_rng(0)
+    noise = [
+        ndimage.gaussian_filter(rng.standard_normal(height.shape, np.float32), (0.4, 1.5, 1.5)) for _ in "ab"
+    ]
+    foreground = np.clip((specimen.labels > 0) + 0.1 * noise[0] / noise[0].std(), 0, 1)
+    height = np.clip(height + 0.05 * noise[1] / noise[1].std(), 0, 1.2)
+    dense = from_array(np.stack([foreground * 255, height * 200]).round().astype(np.uint8), SPACING)
+    core = (24, 64, 64)
+    task = Instances(InstancesSpec(persistence=0.2))
+    with tempfile.TemporaryDirectory() as scratch:
+        out = MemoryOutput(Path(scratch), block=core)
+        task.decode(dense, None, out, {})
+        found = out.result.layers["objects"]
+    truth = from_array(specimen.labels, SPACING)
+    matching = match(specimen.labels, found.read()[0])
+    tally = Tally()
+    tally.add(truth, found, core)
+    tally.add_objects(truth, found, core, matching)
+    scores = object_scores(found, LabelImage(truth))
+    return {
+        "dice gap": tally.dice_gap()[1],
+        "f1 gap": tally.f1_gap(),
+        "f1": scores["f1_50"],
+        "split": scores["split_rate"],
+        "merged": scores["merge_rate"],
+    }
+
+
+def judge(name: str, figures: dict[str, float]) -> int:
+    """Print the figures beside their bars; return how many are missed."""
+    missed = 0
+    for key, value in figures.items():
+        bar = BARS.get(key)
+        bad = bar is not None and (value < bar if key == "f1" else value > bar)
+        missed += bool(bad)
+        told = "" if bar is None else f"  (bar {bar:g}{', MISSED' if bad else ''})"
+        print(f"{name}: {key} {value:.4f}{told}", flush=True)
+    return missed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path("scratch/seams"))
+    parser.add_argument("--only", nargs="*", default=["real", "simulated"])
+    args = parser.parse_args()
+    if args.quick:
+        return int(judge("noisy fields", quick()) > 0)
+    data = Path(os.environ.get("AEQUOREA_DATA", "../shared/data"))
+    missed = 0
+    if "real" in args.only:
+        for name, path in (
+            ("ovule nuclei", "open/ovule_nuclei/ovule_1135"),
+            ("plant patch cells", "open/plant_membrane/plant_patch_cells"),
+        ):
+            missed += judge(name, real(args.work, data, name.replace(" ", "_"), path))
+    if "simulated" in args.only:
+        missed += judge("simulated", simulated(args.work / "simulated"))
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
