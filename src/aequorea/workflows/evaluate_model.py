@@ -53,7 +53,8 @@ def evaluate_model(
     loaded = load(model)
     items = data if isinstance(data, list) else dataset(data, kind=loaded.task.annotation, **options)
     marked = [item for item in items if item.split == "test"]
-    learnt = loaded.card.get("training", {}).get("items", [])
+    training = loaded.card.get("training", {})
+    learnt = {*training.get("items", []), *training.get("held_out", [])}
     seen = [item.name for item in marked or items if item.name in learnt]
     if seen:
         say(f"scores flatter: trained on images of the same names: {', '.join(seen)}")
