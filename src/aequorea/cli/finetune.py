@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,8 @@ def command(app: typer.Typer) -> None:
             int | None, typer.Option(help="Label value of voxels that nobody looked at.")
         ] = None,
         set_: Annotated[
-            list[str] | None, typer.Option("--set", help="A field of the task: any_object=true, …")
+            list[str] | None,
+            typer.Option("--set", help="A field of the task, or of backbone, adapter, train: backbone.size=small"),
         ] = None,
         head: Annotated[str, typer.Option(help="On fixed filters: logistic or forest.")] = "logistic",
         spacing: Spacing = None,
@@ -42,19 +43,23 @@ def command(app: typer.Typer) -> None:
     ) -> None:
         """Train a model on a few labelled crops or volumes; run again to take up an interrupted run."""
         from aequorea.engine.processes import together
+        from aequorea.errors import SpecError, nearest
         from aequorea.workflows.finetune import FinetuneSpec, finetune
 
-        spec = FinetuneSpec.parse(
-            {
-                "task": {"name": task, **fields(set_ or [], "--set")},
-                "backbone": {"name": backbone},
-                "adapter": {"name": adapter} if adapter else None,
-                "start": str(start) if start else None,
-                "train": {"steps": steps, "learning_rate": learning_rate, "seed": seed},
-                "held_out": held_out,
-                "head": head,
-            }
-        )
+        recipes: dict[str, dict[str, Any]] = {
+            "task": {"name": task},
+            "backbone": {"name": backbone},
+            "train": {"steps": steps, "learning_rate": learning_rate, "seed": seed},
+        }
+        if adapter:
+            recipes["adapter"] = {"name": adapter}
+        for path, value in fields(set_ or [], "--set").items():
+            recipe, _, word = path.rpartition(".")
+            if (recipe or "task") not in recipes:
+                raise SpecError(f"--set {path}: no recipe is called '{recipe}'; {nearest(recipe, recipes)}")
+            recipes[recipe or "task"][word] = value
+        words = {"start": str(start) if start else None, "held_out": held_out, "head": head}
+        spec = FinetuneSpec.parse({**recipes, **words})
         with together() as first:
             done = finetune(
                 data,

@@ -147,6 +147,8 @@ def finetune(
     if card:
         candidates = [card["backbone"]]
     elif spec.backbone.get("name") == "auto":
+        if len(spec.backbone) > 1:
+            raise SpecError("backbone 'auto' takes no fields: name the one that they are for, e.g. unet")
         candidates = [{"name": name} for name in AUTO]
     else:
         candidates = [spec.backbone]
