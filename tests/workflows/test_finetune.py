@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
+from aequorea.cli import main
 from aequorea.errors import DataError, SpecError
 from aequorea.model import load
 from aequorea.signal.intensity import measure
@@ -256,6 +258,12 @@ def test_unknown_words_are_refused(tmp_path: Path) -> None:
         finetune(specimens(1), tmp_path / "a", recipe(backbone="unett"))
     with pytest.raises(SpecError, match="did you mean 'persistence'"):
         finetune(specimens(1), tmp_path / "b", recipe(task={"name": "instances", "persistance": 0.1}))
+    with pytest.raises(SpecError, match="'auto' takes no fields"):
+        finetune(
+            specimens(1),
+            tmp_path / "c",
+            FinetuneSpec(task={"name": "instances"}, backbone={"name": "auto", "size": "small"}),
+        )
     assert not any(tmp_path.iterdir()), "nothing is begun on a wrong recipe"
 
 
@@ -280,3 +288,31 @@ def test_real_organoids_from_the_folder_as_it_is(tmp_path: Path, real_data: Path
     assert done.scores["filters"] > 0.2
     assert done.model.spacing == pytest.approx((2.0, 0.26, 0.26))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["scores"] == done.scores
+
+
+def test_fields_of_every_recipe_by_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--set reaches task, backbone, adapter and train; a recipe that there is not is named."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for seed in (1, 2):
+        for array, ending in zip(nuclei(seed), ("", "_label")):
+            tifffile.imwrite(data / f"fish_{seed}{ending}.tif", array, metadata={"axes": "ZYX"})
+
+    def run(*words: str) -> int:
+        out = str(tmp_path / "run")
+        monkeypatch.setattr("sys.argv", ["aequorea", "finetune", str(data), "-o", out, *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    assert run("--set", "bone.levels=2") == 2
+    assert "did you mean 'backbone'" in capsys.readouterr().err
+    words = ("backbone.levels=2", "any_object=true", "train.batch=1", "adapter.rank=2")
+    chosen = [flag for word in words for flag in ("--set", word)]
+    base = ("--backbone", "unet", "--task", "semantic", "--adapter", "lora", "--spacing", "2,0.5,0.5")
+    assert run(*base, "--steps", "1", *chosen) == 0
+    spec = FinetuneSpec.from_yaml(tmp_path / "run" / "spec.yaml")
+    assert spec.task == {"name": "semantic", "any_object": True} and spec.train.batch == 1
+    assert spec.backbone == {"name": "unet", "levels": 2} and spec.adapter == {"name": "lora", "rank": 2}

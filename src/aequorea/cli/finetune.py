@@ -34,7 +34,9 @@ def command(app: typer.Typer) -> None:
         ] = None,
         set_: Annotated[
             list[str] | None,
-            typer.Option("--set", help="A field of the task, or of backbone, adapter, train: backbone.size=small"),
+            typer.Option(
+                "--set", help="A field of the task, or of backbone, adapter, train: backbone.size=small"
+            ),
         ] = None,
         head: Annotated[str, typer.Option(help="On fixed filters: logistic or forest.")] = "logistic",
         spacing: Spacing = None,

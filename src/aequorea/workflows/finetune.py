@@ -29,7 +29,7 @@ from aequorea.engine.probe import fit_head, linear_map, sample_features
 from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import Outcome, TrainSpec, process, train
-from aequorea.errors import DataError
+from aequorea.errors import DataError, SpecError
 from aequorea.layers.forest import ForestHead
 from aequorea.model import Model, card_of, load, take_body
 from aequorea.registry import build, find
