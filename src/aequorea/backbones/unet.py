@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aequorea.layers.conv import Conv, ConvUnit, Residual
+from aequorea.layers.conv import Conv, ConvUnit, Residual, convolve
 from aequorea.layers.norm import BatchNorm
 from aequorea.plugs import Layout
 from aequorea.specs import Spec
@@ -120,9 +120,7 @@ class UNet(nn.Module):
             raise ValueError(f"{channels} channels, at most {ROLES}")
         gain = 1 + self.roles[:channels]
         weight = torch.einsum("cw,wizyx->wczyx", gain.to(x.dtype), self.embed.weight.to(x.dtype).clone())
-        plane = x.shape[2] == 1
-        weight = weight[:, :, 1:2] if plane else weight
-        out = F.conv3d(x, weight, self.embed.bias, padding=(0, 1, 1) if plane else 1)
+        out = convolve(x, weight, self.embed.bias)
         return F.relu(self.embed_norm(out), inplace=True)
 
     def fold(self) -> None:

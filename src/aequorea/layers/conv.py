@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,20 +11,29 @@ from aequorea.layers.norm import BatchNorm
 from aequorea.volume import Triple
 
 
-class Conv(nn.Conv3d):
-    """A 3³ convolution with zero padding 1 whose stride is an argument of the call.
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = (1, 1, 1)) -> Tensor:
+    """Return the 3³ convolution of x_BCZYX with zero padding 1 at every ``stride``-th voxel.
 
     A single plane meets only the middle of the kernel: then only that is computed, with the same result.
     """
+    if x.shape[2] == 1:
+        return F.conv3d(x, weight[:, :, 1:2], bias, stride=(1, *stride[1:]), padding=(0, 1, 1))
+    if x.shape[2] == 2 and stride[0] == 1 and torch.is_grad_enabled():
+        # The gradient of a bfloat16 kernel over two padded planes is garbage (PyTorch 2.13, oneDNN on processors);
+        # over planes padded beforehand it is right.
+        return F.conv3d(F.pad(x, (0, 0, 0, 0, 1, 1)), weight, bias, stride=stride, padding=(0, 1, 1))
+    return F.conv3d(x, weight, bias, stride=stride, padding=1)
+
+
+class Conv(nn.Conv3d):
+    """A 3³ convolution with zero padding 1 whose stride is an argument of the call."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__(inputs, outputs, kernel_size=3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, stride: Triple = (1, 1, 1)) -> Tensor:
         """Return outputs at every ``stride``-th voxel of x_BCZYX."""
-        if x.shape[2] == 1:
-            return F.conv3d(x, self.weight[:, :, 1:2], self.bias, stride=(1, *stride[1:]), padding=(0, 1, 1))
-        return F.conv3d(x, self.weight, self.bias, stride=stride, padding=1)
+        return convolve(x, self.weight, self.bias, stride)
 
 
 class ConvUnit(nn.Module):
