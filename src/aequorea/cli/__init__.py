@@ -17,6 +17,9 @@ from aequorea.errors import AequoreaError, AequoreaWarning
 
 COMMANDS = ("demo", "info", "check", "crops", "finetune", "predict", "evaluate", "doctor")
 
+INTERRUPTED = 130
+"""What a command that was stopped by Ctrl-C leaves with."""
+
 
 def _app() -> typer.Typer:
     app = typer.Typer(
@@ -48,11 +51,20 @@ def main() -> None:
             print(f"note: {message}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
+    words = sys.argv[1:] or ["--help"]
     try:
-        _app()()
+        code = _app()(words, standalone_mode=False)
     except AequoreaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        # A wrong word on the command line; typer keeps the class of these errors to itself.
+        text = " ".join(error.format_message().split()).rstrip(".")
+        command = getattr(getattr(error, "ctx", None), "command_path", "aequorea")
+        print(f"error: {text}; see {command} --help", file=sys.stderr)
+        sys.exit(2)
+    if code == INTERRUPTED:
         print("stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code)

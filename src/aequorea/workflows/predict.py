@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import DataError
 from aequorea.model import Model, load
 from aequorea.results import Result
-from aequorea.signal.intensity import Intensity, measure
+from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.signal.resample import matched_size, placed, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
@@ -28,6 +29,12 @@ from aequorea.workflows.explain import explain
 from aequorea.workflows.open import open as open_volume
 
 CHUNK: Triple = (64, 64, 64)
+MOST_MEASURED = 2**40
+"""Voxels above which a region's intensity range stands for the volume's, which would take days to read."""
+COUNTED = 10**13
+"""Voxels up to which the intensity range is that of the whole volume."""
+COMPRESSED = 30
+"""How many times smaller a result may become on the disk, at most."""
 
 
 class PredictSpec(Spec):
@@ -137,6 +144,7 @@ def predict(
         raise DataError(
             "--region: this model answers for whole files; cut the part out and give it as a file"
         )
+    _check_room(volume, work, len(model.task.dense_channels), np.dtype(model.task.dense_dtype), Path(out))
     budget = tiling.domain.voxels if items else tile_budget(tiling, spec.tile)
     core = tiling.domain.size if items else choose_core(work.size, tiling.grid, tiling.halo, budget)
     shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
@@ -176,7 +184,15 @@ def predict(
         tell(
             f"{volume.name}: voxel size unknown; assumed to be that of the training data (or give --spacing)"
         )
-    intensity = intensity or _intensity(volume, output)
+    if intensity is None and volume.region.voxels > COUNTED:
+        tell(f"{volume.name}: too large to count every voxel; the intensity range is that of sampled places")
+        intensity = sampled(volume)
+    if intensity is None:
+        measured = volume
+        if volume.region.voxels > MOST_MEASURED and region != volume.region:
+            measured = volume.crop(region)
+            tell(f"{volume.name}: too large to be looked through; the intensity range is that of the region")
+        intensity = _intensity(measured, output)
     output.remember(intensity=intensity.plain())
     task = model.task
     where = tiling.output(work)
@@ -217,7 +233,7 @@ def predict(
     task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
     for line in explain(model, volume, intensity, dense, output.result):
         tell(line)
-    output.remember(notes=lines)
+    output.remember(notes=lines[len(output.damaged) :])
     output.complete()
     return Predicted(Path(out), output.result, timing, lines)
 
@@ -264,6 +280,18 @@ def tile_budget(tiling: Tiling, voxels: int) -> int:
     """Return the most voxels of the body's grid of one tile, so that neither they nor what they read are more."""
     read = tiling.reads(tiling.domain).voxels
     return max(1, voxels * tiling.domain.voxels // max(read, tiling.domain.voxels))
+
+
+def _check_room(volume: Volume, work: Region, channels: int, dtype: np.dtype[Any], out: Path) -> None:
+    """Refuse what the disk could not hold even if it compressed very well."""
+    folder = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    needed = work.voxels * channels * dtype.itemsize
+    if needed / COMPRESSED > free:
+        raise DataError(
+            f"{volume.name}: the result of {work.voxels:,} voxels takes up to {needed / 1e12:,.3g} TB, "
+            f"{free / 1e12:.3g} TB are free on the disk: predict a part with --region, or choose another disk"
+        )
 
 
 def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:

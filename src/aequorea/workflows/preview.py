@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ from aequorea.engine.durable import write_file
 from aequorea.model import Model
 from aequorea.report import pictures
 from aequorea.report.page import Picture, Text, page
-from aequorea.signal.intensity import Intensity, measure
+from aequorea.signal.intensity import PLACES, sampled
 from aequorea.signal.resample import matched_size, resampled
-from aequorea.volume import Region, Volume, from_array
+from aequorea.volume import Region, Volume
 from aequorea.workflows.crops import choose
 
 BLOCKS = 3
 BLOCK_VOXELS = 96**3
-SAMPLED = (3, 4, 4)
-"""Places along z, y, x at which the intensity of a large volume is sampled."""
-SAMPLE = 48
 
 
 def preview(
@@ -56,7 +52,7 @@ def preview(
     z = min(volume.size[0], 48)
     side = round((BLOCK_VOXELS / z) ** 0.5)
     size = (z, min(side, volume.size[1]), min(side, volume.size[2]))
-    intensity = sampled_intensity(volume)
+    intensity = sampled(volume)
     shown: list[Any] = []
     blocks = choose(volume, n=BLOCKS, size=size)
     for region in blocks:
@@ -82,18 +78,8 @@ def preview(
         "What this is",
         [
             f"{len(blocks)} informative blocks of {volume.name}, predicted in memory with the intensity range of "
-            f"{int(np.prod(SAMPLED))} sampled places. A whole prediction uses the range of the whole volume."
+            f"{int(np.prod(PLACES))} sampled places. A whole prediction uses the range of the whole volume."
         ],
     )
     write_file(out, page("Preview", [words, *shown], volume.name).encode())
     return blocks
-
-
-def sampled_intensity(volume: Volume) -> Intensity:
-    """Return the intensity range of a volume, of a large one from blocks on a coarse grid."""
-    starts = [np.linspace(0, max(0, n - SAMPLE), k, dtype=int).tolist() for n, k in zip(volume.size, SAMPLED)]
-    if volume.region.voxels <= np.prod(SAMPLED) * SAMPLE**3:
-        return measure(volume)
-    size = [min(n, SAMPLE) for n in volume.size]
-    parts = [volume.read(Region.at(corner, size)) for corner in product(*starts)]
-    return measure(from_array(np.concatenate(parts, axis=1)))
