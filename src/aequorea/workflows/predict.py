@@ -128,8 +128,9 @@ def predict(
         If image, mask and model do not fit each other, or ``out`` holds something else.
     """
     spec = spec or PredictSpec()
-    print_of_model = file_digest(Path(model)) if isinstance(model, str | Path) else "in memory"
-    model = load(model) if isinstance(model, str | Path) else model
+    print_of_model = "in memory"
+    if isinstance(model, str | Path):
+        model, print_of_model = load(model), file_digest(Path(model))
     volume = source if isinstance(source, Volume) else open_volume(source)
     _check_fit(model, volume, mask)
     if Path(volume.name).exists() and Path(out).resolve() in (p := Path(volume.name).resolve(), *p.parents):
