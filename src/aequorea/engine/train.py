@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from aequorea.engine import checkpoint
-from aequorea.engine.durable import write_file
+from aequorea.engine.durable import sweep, write_file
 from aequorea.engine.inference import default_device, resolve_precision
 from aequorea.errors import AequoreaError
 from aequorea.progress import Progress
@@ -150,6 +150,9 @@ def train(
         trainable, lr=spec.learning_rate, weight_decay=spec.weight_decay, eps=EPSILON, foreach=True
     )
     folder = run / "checkpoints"
+    if rank == 0:
+        sweep(run)
+        sweep(folder)
     start, history = 0, []
     state: dict[str, Any] = {"first": None, "best": None, "best_step": 0, "top": -math.inf}
     found = checkpoint.latest(folder)

@@ -10,7 +10,6 @@ candidate), :func:`_finish` (what goes into the card).
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +38,7 @@ from aequorea.signal.resample import matched_size, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Region, Spacing, Triple, Volume
 from aequorea.workflows.dataset import Item, dataset
-from aequorea.workflows.run_folder import check_claim, claim
+from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 from aequorea.workflows.splits import split_groups
 
 AUTO = ("filters", "unet")
@@ -138,6 +137,7 @@ def finetune(
     check_claim(run, spec, prints)
     path = run / "model.safetensors"
     if path.exists():
+        drop_checkpoints(run)
         record = json.loads((run / "summary.json").read_text())
         return Finetuned(load(path), path, record["scores"], [f"{run}: finished before, nothing to do"])
     card = card_of(spec.start) if spec.start else {}
@@ -454,5 +454,4 @@ def _finish(
     if process()[0] == 0:
         write_file(run / "summary.json", json.dumps({"scores": scores, "lines": say}, indent=1).encode())
         model.save(path)
-        for folder in run.glob("**/checkpoints"):
-            shutil.rmtree(folder)
+    drop_checkpoints(run)

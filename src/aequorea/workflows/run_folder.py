@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
-from aequorea.engine.durable import write_file
+from aequorea.engine.durable import sweep, write_file
 from aequorea.engine.train import process
 from aequorea.errors import DataError, SpecError
 from aequorea.specs import Spec
@@ -43,6 +44,16 @@ def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
 
 def claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
     """Write recipe and fingerprints into a new run folder; not before they are known to be good."""
-    if process()[0] == 0 and not (run / "spec.yaml").exists():
+    if process()[0] != 0:
+        return
+    sweep(run)
+    if not (run / "spec.yaml").exists():
         write_file(run / "data.json", json.dumps(prints, indent=1).encode())
         write_file(run / "spec.yaml", spec.to_yaml().encode())
+
+
+def drop_checkpoints(run: Path) -> None:
+    """Delete the checkpoints of a finished run; what a kill leaves of them, the next run deletes."""
+    if process()[0] == 0:
+        for folder in sorted(run.glob("**/checkpoints")):
+            shutil.rmtree(folder)
