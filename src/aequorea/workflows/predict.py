@@ -129,8 +129,9 @@ def predict(
     """
     spec = spec or PredictSpec()
     print_of_model = "in memory"
-    if isinstance(model, str | Path):
-        model, print_of_model = load(model), file_digest(Path(model))
+    if not isinstance(model, Model):
+        path = Path(model)
+        model, print_of_model = load(path), file_digest(path)
     volume = source if isinstance(source, Volume) else open_volume(source)
     _check_fit(model, volume, mask)
     if Path(volume.name).exists() and Path(out).resolve() in (p := Path(volume.name).resolve(), *p.parents):
