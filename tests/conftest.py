@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from aequorea import registry
 
 
 def data_folder() -> Path | None:
@@ -32,6 +37,18 @@ def real_data() -> Path:
 def rng() -> np.random.Generator:
     """A generator with a fixed seed."""
     return np.random.default_rng(20240607)
+
+
+@pytest.fixture(scope="module")
+def dummies() -> Iterator[None]:
+    """A package of somebody else, found as an installed one is: by its metadata on the path."""
+    folder = str(Path(__file__).parent / "plugins")
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    registry._table.cache_clear()
+    yield
+    sys.path.remove(folder)
+    registry._table.cache_clear()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +28,7 @@ from aequorea.workflows.splits import split_groups
 TASKS = ("twice", "flatten", "lenslet", "centres", "brightness")
 BODIES: dict[str, dict[str, Any]] = {"plain": {"name": "plain"}, "unet": {"name": "unet", "levels": 2}}
 SPACING = (1.0, 0.5, 0.5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed() -> Iterator[None]:
-    """The package is found as an installed one is: by its metadata on the path."""
-    folder = str(Path(__file__).parent / "plugins")
-    sys.path.insert(0, folder)
-    importlib.invalidate_caches()
-    registry._table.cache_clear()
-    yield
-    sys.path.remove(folder)
-    registry._table.cache_clear()
+pytestmark = pytest.mark.usefixtures("dummies")
 
 
 def smooth(rng: np.random.Generator, size: tuple[int, int, int]) -> np.ndarray:
@@ -87,7 +73,9 @@ def quick(steps: int = 8) -> TrainSpec:
 
 
 @pytest.fixture(scope="module", params=[(t, b) for t in TASKS for b in BODIES], ids="-".join)
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Finetuned]:
+def run(
+    dummies: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Finetuned]:
     """Every task on a foreign backbone and on one of ours, trained a little."""
     task, body = request.param
     depth = 1 if task in ("flatten", "lenslet") else 6 if task == "brightness" else 8

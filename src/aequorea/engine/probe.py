@@ -10,6 +10,7 @@ Read :func:`sample_features`, then :func:`fit_head`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -197,8 +198,8 @@ def _features(network: Network, pair: Pair, tiling: Tiling, places: Array) -> Te
     """Return the finest level's features (N, F) at voxels (N, 3), upsampled where that level is coarser."""
     low, high = places.min(0), places.max(0) + 1
     computed = tiling.computed(Region.at(low, high - low))
-    weight = next(iter(network.parameters()))
-    image = torch.from_numpy(pair.image.read(tiling.reads(computed)))[None].to(weight.device, torch.float32)
+    tensor = next(chain(network.parameters(), network.buffers()))  # a forest on filters has no parameters
+    image = torch.from_numpy(pair.image.read(tiling.reads(computed)))[None].to(tensor.device, torch.float32)
     training = network.training
     level = network.eval().levels(image, tiling.body_spacing)[0][0]
     network.train(training)
