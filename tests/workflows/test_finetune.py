@@ -128,6 +128,17 @@ def test_scarce_labels_are_told(tmp_path: Path) -> None:
     assert any("too few held-out labels" in line for line in done.lines) and done.model.point == {}
 
 
+def test_a_trained_model_is_held_back_from_scarce_labels(tmp_path: Path) -> None:
+    """Ten voxels of foreground would ruin it: refused, and nothing is begun."""
+    image, labels = nuclei(3)
+    strokes = np.where(labels == 0, 1, 0).astype(np.uint8)
+    strokes[tuple(np.argwhere(labels > 0)[::400][:10].T)] = 2
+    spec = recipe(start=str(model_file("semantic", "unet")))
+    with pytest.raises(DataError, match=r"only \d+ labelled voxels of class 1: a trained model loses"):
+        finetune([item(image, strokes, "a", unlabelled=0)], tmp_path / "run", spec)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
 def test_object_numbers_are_not_taken_for_classes(tmp_path: Path) -> None:
     image, labels = nuclei(1, (16, 96, 96))
     with pytest.raises(DataError, match="object numbers"):
