@@ -37,6 +37,11 @@ def resolve_precision(precision: Precision, device: torch.device) -> torch.dtype
     return torch.float32
 
 
+def computing_dtype(network: Network, precision: Precision, device: torch.device) -> torch.dtype:
+    """Return the type that a network is computed in; hand-made filters take differences that 8 bits do not carry."""
+    return resolve_precision(precision, device) if network.backbone.trainable else torch.float32
+
+
 class Runner:
     """Computes a network's output for arrays.
 
@@ -58,11 +63,7 @@ class Runner:
         precision: Precision = "auto",
     ) -> None:
         self.device = device or default_device()
-        self.dtype = resolve_precision(precision, self.device)
-        if not network.backbone.trainable:
-            self.dtype = (
-                torch.float32
-            )  # hand-made filters take differences that 8 bits of mantissa do not carry
+        self.dtype = computing_dtype(network, precision, self.device)
         self.spacing = spacing
         self._source = network
         self._ready(self.dtype)

@@ -6,6 +6,7 @@ last. What is written at a time is one shard of the output, whole; it is the uni
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aequorea.engine.inference import Precision, Runner
-from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.engine.inference import Precision, Runner, computing_dtype, default_device
+from aequorea.engine.memory import give_back_memory
+from aequorea.engine.tiles import Tiling, choose_core, worst_tile
 from aequorea.errors import DataError
 from aequorea.layers.network import Network
 from aequorea.progress import Progress
@@ -25,8 +27,11 @@ from aequorea.results import Layer, MemoryOutput
 from aequorea.signal.intensity import Intensity, normalise
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
-TILE_VOXELS = 11_500_000
-"""Voxels computed at once by default: a tile of 224³ or 64 x 416², whose tensors stay below 2 GB."""
+TILE_BYTES, MOST_TILE_BYTES = 370_000_000, 915_000_000
+"""Bytes of the finest level of one tile: what is usual, and what a wide halo is allowed. At the peak three times as
+much is held: 1.4 and 3 GB with all else. 224³ and 304³ voxels of the tiny U-Net in bfloat16."""
+WASTE = 2.0
+"""Voxels computed per voxel kept above which a halo is called wide."""
 STORED_AT_ONCE = 1 << 18
 """Voxels whose output is turned at once into what is stored."""
 
@@ -63,7 +68,7 @@ def predict_dense(
     empty: Array,
     skip_constant: bool = True,
     region: Region | None = None,
-    budget: int = TILE_VOXELS,
+    budget: int | None = None,
     precision: Precision = "auto",
     wanted: Callable[[Region], Array | bool] | None = None,
     on_shrink: Callable[[int], None] | None = None,
@@ -89,7 +94,7 @@ def predict_dense(
     skip_constant
         Whether ``empty`` stands for tiles that read one constant value, which are not computed then.
     budget
-        Most voxels computed at once.
+        Most voxels computed at once; default: :func:`usual_tile`.
     wanted
         ``wanted(output_region)``: False where nothing is to be computed, or a bool array (Z Y X) of what to keep.
     on_shrink
@@ -97,6 +102,7 @@ def predict_dense(
     """
     timing = Timing()
     began = time.monotonic()
+    budget = budget or usual_tile(tiling, precision)
     runner = Runner(tiling.network, tiling.body_spacing, precision=precision)
     shard = tiling.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     pending = list(layer.pending())
@@ -130,6 +136,7 @@ def predict_dense(
             if block is None:
                 timing.skipped += job.body.voxels
             else:
+                give_back_memory()
                 at = time.monotonic()
                 for part, values in _compute(runner, tiling, job.body, block, store, on_shrink):
                     place = tiling.output(part).relative_to(job.shard.shift(corner))
@@ -151,6 +158,21 @@ def predict_dense(
             write.result()
     timing.total = time.monotonic() - began
     return timing
+
+
+def usual_tile(tiling: Tiling, precision: Precision = "auto") -> int:
+    """Return how many voxels of the body's grid to compute at once, by what a voxel weighs and how wide the halo is."""
+    layout = tiling.network.backbone.layout(tiling.body_spacing)
+    dtype = computing_dtype(tiling.network, precision, default_device())
+    # Image and output are float32 and weigh something too, where the finest level is coarse.
+    voxel_bytes = max(16.0, layout.channels[0] * dtype.itemsize / math.prod(layout.strides[0]))
+    budget, where = 0, (tiling.domain.size, tiling.grid, tiling.halo)
+    for tile_bytes in (TILE_BYTES, MOST_TILE_BYTES):
+        budget = int(tile_bytes / voxel_bytes)
+        computed, kept = worst_tile(choose_core(*where, budget), *where)
+        if computed <= WASTE * kept:
+            break
+    return budget
 
 
 def check_size(tiling: Tiling, image: Volume) -> None:

@@ -123,15 +123,21 @@ def choose_core(domain: Triple, grid: Triple, halo: Triple, budget: int, step: i
         options.append([*range(unit, min(whole, 1024), unit), whole])
 
     def cost(core: tuple[int, ...]) -> tuple[bool, float, int]:
-        computed = kept = 1
-        for c, h, g, n in zip(core, halo, grid, domain):
-            margin = -(-h // g) * g
-            computed *= min(c + 2 * margin, -(-n // g) * g)
-            kept *= min(c, n)
+        computed, kept = worst_tile((core[0], core[1], core[2]), domain, grid, halo)
         return (computed > budget, computed / kept if computed <= budget else computed, -kept)
 
     z, y, x = min(product(*options), key=cost)
     return z, y, x
+
+
+def worst_tile(core: Triple, domain: Triple, grid: Triple, halo: Triple) -> tuple[int, int]:
+    """Return how many voxels are computed and kept of a core that lies as far inside as the domain allows."""
+    computed = kept = 1
+    for c, h, g, n in zip(core, halo, grid, domain):
+        margin = -(-h // g) * g
+        computed *= min(c + 2 * margin, -(-n // g) * g)
+        kept *= min(c, n)
+    return computed, kept
 
 
 def _gcd(a: int, b: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from aequorea import __version__
 from aequorea.engine.durable import file_digest, write_json
 from aequorea.engine.inference import Precision
-from aequorea.engine.predict import TILE_VOXELS, Timing, check_size, normalised, predict_dense
+from aequorea.engine.predict import Timing, check_size, normalised, predict_dense, usual_tile
 from aequorea.engine.tiles import Tiling, choose_core
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import DataError
@@ -47,7 +47,7 @@ class PredictSpec(Spec):
     halo
         ``default``, ``full`` (exact) or voxels (z, y, x).
     tile
-        Most voxels computed at once.
+        Most voxels computed at once; default: what needs 1.5 GB, or 3 GB where the halo is wide.
     precision
         ``auto``, ``float32`` or ``bfloat16``.
     threshold
@@ -61,7 +61,7 @@ class PredictSpec(Spec):
 
     region: str | None = None
     halo: Literal["default", "full"] | Triple = "default"
-    tile: int = TILE_VOXELS
+    tile: int | None = None
     precision: Precision = "auto"
     threshold: float | None = None
     scale: float | None = None
@@ -147,7 +147,11 @@ def predict(
             "--region: this model answers for whole files; cut the part out and give it as a file"
         )
     _check_room(volume, work, len(model.task.dense_channels), np.dtype(model.task.dense_dtype), Path(out))
-    budget = tiling.domain.voxels if items else tile_budget(tiling, spec.tile)
+    budget = (
+        tiling.domain.voxels
+        if items
+        else tile_budget(tiling, spec.tile or usual_tile(tiling, spec.precision))
+    )
     core = tiling.domain.size if items else choose_core(work.size, tiling.grid, tiling.halo, budget)
     shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     recipe = [

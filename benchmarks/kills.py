@@ -1,0 +1,281 @@
+"""``kill -9`` at any instant of fine-tuning and of prediction: the run taken up again ends in the same bits.
+
+A parent that has imported everything, and computed nothing, forks a child that runs the verb; after a time drawn
+uniformly from what an uninterrupted run takes, the child is killed. The same command is then run to its end, and
+every file that it leaves is compared, byte for byte, with those of the uninterrupted run. What the child was at
+when it died is read from memory that it shares with the parent, which functions wrapped here write to.
+
+Besides: a finished command run again changes nothing and is quick; a damaged checkpoint or shard is passed over or
+made again, and the command says so.
+
+    python benchmarks/kills.py            # 60 kills each
+    python benchmarks/kills.py --quick    # 3 kills each, under a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import mmap
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import material
+from aequorea.engine import checkpoint, durable, inference, layer, objects, train, writer
+from aequorea.model import Model
+from aequorea.workflows import finetune as learn
+from aequorea.workflows import predict as apply
+
+KILLS, QUICK_KILLS = 60, 3
+QUICK_AGAIN = 0.5
+"""Share of a whole run's time, its start included, that a finished one may take to find that it is finished."""
+STEPS = {"steps": 16, "batch": 2, "evaluate_every": 8, "checkpoint_every": 4}
+SIZE, TILE = (32, 192, 192), 400_000
+
+PHASES: list[tuple[str, Any, str]] = [
+    ("writing a shard", layer, "write_file"),
+    ("noting it in the journal", durable.Journal, "append"),
+    ("pyramid", layer.ZarrLayer, "finish"),
+    ("finding objects", objects.ObjectFinder, "find"),
+    ("joining objects", objects.ObjectFinder, "join"),
+    ("numbering objects", objects.ObjectFinder, "write"),
+    ("writing the table", writer.ZarrOutput, "table"),
+    ("beginning a layer", writer.ZarrOutput, "layer"),
+    ("completing", writer.ZarrOutput, "complete"),
+    ("beginning the store", writer.ZarrOutput, "__init__"),
+    ("histogram", apply, "measure"),
+    ("checkpoint", checkpoint, "write"),
+    ("best weights, metrics", train, "write_file"),
+    ("fitting filters", learn, "fit_head"),
+    ("evaluating", learn, "decode_whole"),
+    ("calibrating", learn, "_calibrate"),
+    ("writing the model", Model, "save"),
+    ("finishing the run", learn, "_finish"),
+    ("training", learn, "train"),
+    ("network", inference.Runner, "__call__"),
+]
+"""What is told apart, the most particular first: owner and name of the function that does it."""
+
+
+class Watch:
+    """Counts, in memory shared with the parent, how many threads of the child are in each phase."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, len(PHASES))
+        self._lock = threading.Lock()
+        for index, (_, owner, name) in enumerate(PHASES):
+            setattr(owner, name, self._watched(index, getattr(owner, name)))
+
+    def _watched(self, index: int, work: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            self._count(index, 1)
+            try:
+                return work(*args, **options)
+            finally:
+                self._count(index, -1)
+
+        return call
+
+    def _count(self, index: int, step: int) -> None:
+        with self._lock:
+            self._memory[index] += step
+
+    def reset(self) -> None:
+        """Forget what the last child was at."""
+        self._memory[:] = bytes(len(PHASES))
+
+    def phase(self) -> str:
+        """Return the most particular phase that the child is or was in."""
+        counts = bytes(self._memory)
+        return next((name for count, (name, *_) in zip(counts, PHASES) if count), "between")
+
+
+def fork(work: Callable[[], object], log: Path) -> int:
+    """Start a child that does the work and prints to a file; returns its number."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            torch.set_num_threads(1)
+            work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def run(work: Callable[[], object], log: Path) -> float:
+    """Do the work in a child, to its end; returns its seconds."""
+    began = time.monotonic()
+    _, status = os.waitpid(fork(work, log), 0)
+    if status:
+        raise SystemExit(f"a child ended with status {status}:\n{log.read_text()[-2000:]}")
+    return time.monotonic() - began
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return what a run left: bytes by name, without what says when and how it ran."""
+    told = (".aequorea/", "metrics.csv", "summary.json")
+    return {
+        name: b"" if any(part in name for part in told) else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not (name := str(path.relative_to(folder))).startswith(".aequorea/partial")
+    }
+
+
+def compare(folder: Path, reference: dict[str, bytes], when: str) -> None:
+    """Leave with status 1 where a run left something else than the uninterrupted one."""
+    found = files(folder)
+    wrong = [name for name in sorted(found | reference) if found.get(name) != reference.get(name)]
+    if wrong:
+        raise SystemExit(f"{folder.name}: {', '.join(wrong[:5])} differ from an uninterrupted run, {when}")
+
+
+def kills(verb: str, work: Callable[[Path], object], folder: Path, number: int, watch: Watch) -> Counter[str]:
+    """Kill the verb ``number`` times, each time from the beginning, and take it up; returns the phases hit."""
+    log = folder / "log.txt"
+    whole = folder / verb
+    times = [run(lambda: work(whole), log)]
+    reference = files(whole)
+    rng = np.random.default_rng(0)
+    hit: Counter[str] = Counter()
+    late = 0
+    while hit.total() < number:
+        place = folder / f"{verb} {hit.total()}"
+        shutil.rmtree(place, ignore_errors=True)
+        watch.reset()
+        child = fork(lambda: work(place), log)  # noqa: B023
+        wait = rng.uniform(0, float(np.median(times)))
+        time.sleep(wait)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if not os.WIFSIGNALED(status):
+            late += 1
+            continue
+        phase = watch.phase()
+        hit[phase] += 1
+        began = time.monotonic()
+        run(lambda: work(place), log)  # noqa: B023
+        compare(place, reference, f"killed after {wait:.2f} s ({phase})")
+        if time.monotonic() - began > times[-1]:
+            times.append(time.monotonic() - began)
+        shutil.rmtree(place)
+    print(f"{verb}: {number} kills, all bit-equal after taking up ({late} more came after the end)")
+    for phase, count in hit.most_common():
+        print(f"  {count:3d}  {phase}", flush=True)
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    again = run(lambda: work(whole), log)
+    if {path: path.stat().st_mtime_ns for path in whole.rglob("*")} != before:
+        raise SystemExit(f"{verb}: a second run changed something")
+    if again > QUICK_AGAIN * times[0]:
+        raise SystemExit(f"{verb}: a second run took {again:.2f} s, the first {times[0]:.2f} s")
+    print(f"{verb}: a second run changes nothing and takes {again:.2f} s instead of {times[0]:.2f} s")
+    return hit
+
+
+def spoil(path: Path) -> None:
+    """Change a byte in the middle of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(bytes(data))
+
+
+def said(log: Path, work: Callable[[], object], words: str) -> None:
+    """Run something and check that it says ``words``."""
+    log.write_text("")
+    run(work, log)
+    if words not in log.read_text():
+        raise SystemExit(f"'{words}' was not said:\n{log.read_text()[-1000:]}")
+
+
+def damaged_checkpoint(work: Callable[[Path], object], folder: Path) -> None:
+    """Kill a run once it has two checkpoints, spoil the newer, take it up."""
+    place, log = folder / "damaged run", folder / "damaged.txt"
+    child = fork(lambda: work(place), log)
+    found: list[Path] = []
+    while len(found) < 2:
+        time.sleep(0.005)
+        found = sorted(place.rglob("checkpoints/[0-9]*.json"))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    spoil(sorted(place.rglob("checkpoints/[0-9]*.json"))[-1].with_suffix(".safetensors"))
+    said(log, lambda: work(place), "is damaged: going on from step")
+    compare(place, files(folder / "finetune"), "with a damaged checkpoint")
+    print("finetune: a damaged checkpoint is passed over for the one before, said so, same bits")
+
+
+def damaged_shard(work: Callable[[Path], object], folder: Path) -> None:
+    """Spoil a shard of a finished result and run again."""
+    place, log = folder / "predict", folder / "damaged.txt"
+    reference = files(place)
+    spoil(max((place / "0").rglob("c/*/*/*/*"), key=lambda path: path.stat().st_size))
+    said(log, lambda: work(place), "damaged since it was written; computed again")
+    compare(place, reference, "with a damaged shard")
+    print("predict: a damaged shard is computed again, said so, same bits")
+
+
+def specimens(folder: Path) -> None:
+    """Write three small images with their labels."""
+    block = material.blobs()
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    for i in range(3):
+        image = block[:24, 32 * i : 32 * i + 32, :32]
+        np.save(folder / "images" / f"s{i}.npy", image)
+        np.save(folder / "labels" / f"s{i}.npy", (image > 300).astype(np.uint8))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills each")
+    number = QUICK_KILLS if parser.parse_args().quick else KILLS
+    watch = Watch()
+    spec = learn.FinetuneSpec.parse(
+        {
+            "task": {"name": "semantic"},
+            "backbone": {"name": "auto"},
+            "train": STEPS,
+            "patch": [16, 16, 16],
+            "held_out": 0.34,
+        }
+    )
+    recipe = apply.PredictSpec(tile=TILE, halo=(8, 8, 8))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        specimens(folder / "data")
+        log = folder / "log.txt"
+        run(lambda: material.store_volume(folder / "in.ome.zarr", SIZE), log)
+        run(lambda: material.blob_finder("instances").save(folder / "model.safetensors"), log)
+
+        def finetune(place: Path) -> None:
+            done = learn.finetune(folder / "data", place, spec, spacing=material.SPACING)
+            print("\n".join(done.lines))
+
+        def predict(place: Path) -> None:
+            apply.predict(folder / "model.safetensors", folder / "in.ome.zarr", place, recipe)
+
+        kills("finetune", finetune, folder, number, watch)
+        damaged_checkpoint(finetune, folder)
+        kills("predict", predict, folder, number, watch)
+        damaged_shard(predict, folder)
+    print(f"kills: {2 * number} survived of {2 * number} (bar: all): met")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

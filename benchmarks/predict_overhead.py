@@ -1,0 +1,201 @@
+"""What prediction costs beyond the network, and how it stands beside MONAI's sliding windows.
+
+Three things are timed in turn, on two cores, start-up excluded: ``predict`` from zstd-compressed uint16 on disk
+to uint8 on disk (histogram, pyramid and fsync included), the bare network on the same tiles already in memory,
+and MONAI's ``sliding_window_inference`` (gaussian weights, the same folded network in the same precision, the
+whole volume in memory, nothing read or written, the fastest of a few windows and batches). CPU time outside the
+network is that of ``predict`` with the network's answers given to it from memory. Dice is against one pass over
+the whole volume, both cut at its median.
+
+    python benchmarks/predict_overhead.py            # 128 x 512 x 512, medians of 5
+    python benchmarks/predict_overhead.py --quick    # 64 x 512 x 512, medians of 3, under a minute
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import material
+from aequorea.engine import predict as engine
+from aequorea.engine.inference import Runner
+from aequorea.model import Model
+from aequorea.signal.intensity import measure
+from aequorea.volume import Array, Triple
+from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.predict import Predicted, predict
+
+MOST_TOTAL, MOST_CPU = 1.25, 40.0
+"""Bars: wall time in that of the network; CPU-seconds outside the network per gigavoxel."""
+LEAST_SPEED = {0.25: 1.3, 0.5: 3.0}
+"""Bars: how many times faster than sliding windows of that overlap."""
+WINDOWS = [(64, 4), (96, 1), (96, 2)]
+"""Window edges in voxels, and windows per batch, of which the fastest is taken."""
+THREADS = 2
+
+
+class Recorder(Runner):
+    """A runner that keeps what it is given and what it answers."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tiles: list[tuple[Array, Tensor]] = []
+        Recorder.last = self
+
+    def __call__(self, image: Array) -> Tensor:
+        """Compute, and keep."""
+        out = super().__call__(image)
+        self.tiles.append((image, out))
+        return out
+
+    last: Recorder
+
+
+class Replay(Runner):
+    """A runner that costs nothing: it gives the answers of :class:`Recorder` in their order."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self.answers = iter([out for _, out in Recorder.last.tiles])
+
+    def __call__(self, image: Array) -> Tensor:
+        """Answer from memory."""
+        return next(self.answers)
+
+
+def with_runner(runner: type[Runner], work: Callable[[], Any]) -> Any:
+    """Call something while predictions run on another runner."""
+    engine.Runner = runner  # type: ignore[misc]
+    try:
+        return work()
+    finally:
+        engine.Runner = Runner  # type: ignore[misc]
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return seconds of the wall clock and of the processor."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def sliding(runner: Runner, image: Tensor, window: int, batch: int, overlap: float) -> Tensor:
+    """Return the network's output by MONAI's sliding windows."""
+    from monai.inferers import sliding_window_inference
+
+    def network(x: Tensor) -> Tensor:
+        order = torch.channels_last_3d if runner.dtype == torch.bfloat16 else torch.contiguous_format
+        return runner.network(x.to(runner.dtype, memory_format=order), runner.spacing).float()
+
+    shape = [min(window, n) for n in image.shape[2:]]
+    with torch.inference_mode():
+        out: Tensor = sliding_window_inference(image, shape, batch, network, overlap=overlap, mode="gaussian")
+    return out
+
+
+def dice(a: Array, b: Array) -> float:
+    """Return the overlap of two masks."""
+    return float(2 * np.count_nonzero(a & b) / max(1, np.count_nonzero(a) + np.count_nonzero(b)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="64 x 512 x 512 voxels, medians of 3")
+    quick = parser.parse_args().quick
+    size: Triple = (64, 512, 512) if quick else (128, 512, 512)
+    repeats = 3 if quick else 5
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as name:
+        return compare(Path(name), material.shaken(), size, repeats)
+
+
+def compare(folder: Path, model: Model, size: Triple, repeats: int) -> int:
+    """Time everything, print it, and return 1 if a bar is missed."""
+    path = material.store_volume(folder / "in.ome.zarr", size)
+    volume = open_volume(path)
+    places = (folder / f"out{i}.ome.zarr" for i in count())
+
+    def ours() -> Predicted:
+        return predict(model, volume, next(places), say=lambda line: None)
+
+    done = with_runner(Recorder, ours)
+    tiles = Recorder.last.tiles
+    runner = Runner(model.network, volume.spacing)
+    dense = done.result.layers["dense"].read()[0]
+    image = torch.from_numpy(engine.normalised(volume, measure(volume, progress=False)).read())[None]
+    whole = model.task.store(runner(image[0].numpy()))[0, 0].numpy()
+    cut = max(1, int(np.median(whole)))
+    ours_dice = dice(dense >= cut, whole >= cut)
+    assert done.timing is not None
+    print(
+        f"{size} voxels, {len(tiles)} tiles, {done.timing.computed / done.timing.kept:.2f} computed per voxel kept; "
+        f"Dice against the whole pass {ours_dice:.5f}"
+    )
+
+    best: dict[float, Callable[[], Tensor]] = {}
+    missed = []
+    for overlap in LEAST_SPEED:
+        tried = [partial(sliding, runner, image, *setting, overlap) for setting in WINDOWS]
+        best[overlap] = min(tried, key=lambda work: timed(work)[0])
+        window, batch = best[overlap].args[2:4]  # type: ignore[attr-defined]
+        theirs = dice(model.task.store(best[overlap]())[0, 0].numpy() >= cut, whole >= cut)
+        print(
+            f"MONAI at {overlap:.0%}: windows of {window}³, {batch} at a time; Dice {theirs:.5f}", flush=True
+        )
+        if theirs > ours_dice:
+            missed.append(f"Dice at {overlap:.0%}")
+    del whole, dense
+
+    def bare() -> None:
+        for block, _ in tiles:
+            runner(block)
+
+    times: dict[str, list[tuple[float, float]]] = {}
+    for _ in range(repeats):
+        for what, work in [
+            ("predict", ours),
+            ("network", bare),
+            ("rest", lambda: with_runner(Replay, ours)),
+            *((f"MONAI {overlap:.0%}", best[overlap]) for overlap in best),
+        ]:
+            times.setdefault(what, []).append(timed(work))
+    wall = {what: float(np.median([w for w, _ in t])) for what, t in times.items()}
+    for what, t in times.items():
+        low, high = min(w for w, _ in t), max(w for w, _ in t)
+        cpu = float(np.median([c for _, c in t]))
+        print(f"{what:10} {wall[what]:7.2f} s ({low:.2f} to {high:.2f}), {cpu:.2f} s of CPU")
+    ratios = [p[0] / n[0] for p, n in zip(times["predict"], times["network"])]
+    total = float(np.median(ratios))
+    cpu = float(np.median([c for _, c in times["rest"]])) / np.prod(size) * 1e9
+    if total > MOST_TOTAL:
+        missed.append("total")
+    if cpu > MOST_CPU:
+        missed.append("CPU outside")
+    faster = {
+        overlap: float(
+            np.median([m[0] / p[0] for m, p in zip(times[f"MONAI {overlap:.0%}"], times["predict"])])
+        )
+        for overlap in best
+    }
+    missed += [f"speed at {o:.0%}" for o, ratio in faster.items() if ratio < LEAST_SPEED[o]]
+    print(
+        f"predict: {total:.2f} x the network's time (bar {MOST_TOTAL}), "
+        f"{cpu:.1f} CPU-s/gigavoxel outside it (bar {MOST_CPU:g}), "
+        + ", ".join(f"{faster[o]:.1f} x MONAI at {o:.0%} (bar {LEAST_SPEED[o]})" for o in faster)
+        + f": {'MISSED ' + ', '.join(missed) if missed else 'met'}"
+    )
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
