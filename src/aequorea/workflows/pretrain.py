@@ -7,9 +7,8 @@ of every batch, and they are added up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from aequorea.engine.predict import normalised
 from aequorea.engine.train import TrainSpec, process, train
+from aequorea.errors import DataError
 from aequorea.model import card_of, save_body
 from aequorea.registry import build
 from aequorea.signal.intensity import measure
@@ -64,8 +64,7 @@ class PretrainSpec(Spec):
     patch: Triple | None = None
 
 
-@dataclass(frozen=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """What a run left: the body's file, for ``finetune --model``, and its card."""
 
     path: Path
@@ -87,12 +86,14 @@ def pretrain(data: Sequence[Any], run: str | Path, spec: PretrainSpec) -> Pretra
     Raises
     ------
     DataError, SpecError
-        If the recipe is wrong, or the run folder belongs to another one.
+        If images or recipe are wrong, or the run folder belongs to another recipe.
     """
     run = Path(run)
     path = run / "body.safetensors"
     images = [source if isinstance(source, Volume) else open_volume(source) for source in data]
     prints = {f"{number} {image.name}": image.fingerprint for number, image in enumerate(images)}
+    if len({image.shape[0] for image in images}) > 1:
+        raise DataError("images of several numbers of channels together: pick some with channel=")
     check_claim(run, spec, prints)
     if path.exists():
         return Pretrained(path, card_of(path))
