@@ -51,7 +51,7 @@ NEAR = 4
 SPACING = (2.0, 0.5, 0.5)
 LARGE: Triple = (128, 1024, 1024)
 CROP: Triple = (32, 160, 160)
-CROPS, STEPS = 6, 600
+CROPS, STEPS = 10, 600
 BLOCK = 32
 BARS = {"dice gap": 0.01, "f1 gap": 0.01, "f1": 0.85, "split": 0.02, "merged": 0.01}
 
@@ -142,7 +142,9 @@ def simulated_crops() -> list[Item]:
     for seed in range(CROPS):
         specimen = touching_nuclei(CROP, SPACING, 1000 + seed)
         labels = from_array(specimen.labels, SPACING)
-        items.append(Item(f"crop {seed}", from_array(specimen.image, SPACING), LabelImage(labels), f"{seed}"))
+        image = from_array(specimen.image, SPACING)
+        split = "val" if seed == CROPS - 1 else "train"
+        items.append(Item(f"crop {seed}", image, LabelImage(labels), f"{seed}", split))
     return items
 
 

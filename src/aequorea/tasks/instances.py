@@ -44,6 +44,8 @@ BACKGROUND_WEIGHT = 0.2
 """Weight of the height outside objects, where only its being low matters."""
 ENOUGH_VOXELS, ENOUGH_OBJECTS = 50, 5
 """Labelled voxels of either kind, and objects, below which no operating point is chosen."""
+LEVEL = 0.02
+"""F1 on few objects is coarse: choices that differ by no more than this are level."""
 MANY = 5
 """A single object in this many pieces is a mask, not an object."""
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -227,7 +229,8 @@ class Instances:
     def calibrate(self, dense: Sequence[Volume], truth: Sequence[Annotation]) -> dict[str, float]:
         """Return the threshold and persistence of best F1 (mean of IoU 0.5 and 0.75, pooled over the crops).
 
-        Nothing where the labels are too few to carry a choice; the recipe's own where none is better.
+        Nothing where the labels are too few to carry a choice; of choices that are level, the one nearest to the
+        recipe's own, which comes from many kinds of objects.
         """
         pairs = [(volume, *_objects(annotation)) for volume, annotation in zip(dense, truth)]
         inside = sum(int(np.count_nonzero(labels > 0)) for _, labels, _ in pairs)
@@ -253,11 +256,11 @@ class Instances:
                     found = paint(basins, tau, rule.min_voxels)
                     counts[threshold, persistence] += _pooled(labels, found, ~seen)
         f1 = {choice: good / max(total, 1) for choice, (good, total) in counts.items()}
-        best = max(f1.values())
-        if f1[own["threshold"], own["persistence"]] == best:
+        level = max(f1.values()) - LEVEL
+        if f1[own["threshold"], own["persistence"]] >= level:
             return own
         near = min(
-            (c for c, value in f1.items() if value == best),
+            (c for c, value in f1.items() if value >= level),
             key=lambda c: (abs(c[1] - own["persistence"]) + abs(c[0] - own["threshold"]), c),
         )
         return {"threshold": near[0], "persistence": near[1]}
