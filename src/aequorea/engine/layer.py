@@ -7,8 +7,11 @@ as it says, is pending. Shards of nothing but zeros are entered and not written.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +30,8 @@ from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
 ZSTD_LEVEL = 1  # level 3 costs twice the time and saves 2 % of a probability map
+THREADS = min(2, os.cpu_count() or 1)
+"""Shards of a coarser level that are made at a time."""
 OURS = ".aequorea"
 """The folder in a store that is not for viewers: state, journals, unfinished files, scratch."""
 
@@ -135,12 +140,15 @@ class ZarrLayer:
         """
         if self._left(0):
             raise ValueError(f"layer '{self.spec.name}': {len(self._left(0))} shards are not written")
-        work = [(level, region) for level in range(1, len(self._sizes)) for region in self._left(level)]
-        total = sum(region.voxels for _, region in work)
-        with Progress(f"pyramid of {self.spec.name}", total, "voxel") as bar:
-            for level, region in work:
-                self._commit(level, region, self._coarser(level, region))
-                bar.advance(region.voxels)
+        work = [(level, self._left(level)) for level in range(1, len(self._sizes))]
+        total = sum(region.voxels for _, regions in work for region in regions)
+        with (
+            Progress(f"pyramid of {self.spec.name}", total, "voxel") as bar,
+            ThreadPoolExecutor(THREADS) as pool,
+        ):
+            for level, regions in work:
+                for region, _ in zip(regions, pool.map(partial(self._coarsen, level), regions)):
+                    bar.advance(region.voxels)
         volume = self.volume()
         self._result.layers[self.spec.name] = volume
         return volume
@@ -215,6 +223,9 @@ class ZarrLayer:
         self._journal.append(entry)
         with self._lock:
             self._done[level].add(at)
+
+    def _coarsen(self, level: int, region: Region) -> None:
+        self._commit(level, region, self._coarser(level, region))
 
     def _coarser(self, level: int, region: Region) -> Array:
         """Compute one shard from the level below, in pieces that each need no more than one shard of that."""

@@ -17,8 +17,10 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +53,8 @@ MOST_VOXELS = 1 << 22
 """Voxels of a block at most: about 30 bytes each while it is worked on."""
 MOST_PAIRS = 200_000_000
 """Edges that the join may hold: about 10 GB."""
+THREADS = min(2, os.cpu_count() or 1)
+"""Shards worked on at a time; each holds a block."""
 GRAPH = (
     "end", "height", "leaves", "voxels", "a", "b", "saddle", "place", "shell", "shell_id", "shell_height",
 )  # fmt: skip
@@ -170,14 +174,21 @@ class ObjectFinder:
         if image is not None and image.size != self.dense.size:
             raise DataError(f"{image.name}: {image.size} voxels where the objects lie on {self.dense.size}")
         shards = list(self.dense.region.split(self.shard))
-        for shard in track(shards, "find objects", len(shards), "shard"):
-            self.find(shard)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in track(pool.map(self.find, shards), "find objects", len(shards), "shard"):
+                pass
         number, base = self.join()
         pending = set(layer.pending())
         if not pending <= set(shards):
             raise ValueError(f"the layer's blocks are not those of {self.shard}")
-        for i, shard in enumerate(track(shards, "write objects", len(shards), "shard")):
+
+        def write(i: int, shard: Region) -> None:
             self.write(i, shard, number, base, layer if shard in pending else None, image)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            written = pool.map(write, range(len(shards)), shards)
+            for _ in track(written, "write objects", len(shards), "shard"):
+                pass
         sums = add_up(self._sums(len(shards)), int(number.max(initial=0)))
         return object_table(sums, self.dense.spacing, image.channels if image is not None else ())
 

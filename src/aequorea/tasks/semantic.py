@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Literal
 
@@ -23,6 +24,8 @@ from aequorea.volume import Array, Region, Spacing, Volume
 
 MOST_CLASSES = 32
 UNLABELLED = 255
+THREADS = 2
+"""Shards of classes that are written at a time."""
 ENOUGH = 50
 CALIBRATE_FROM = 5000
 
@@ -181,8 +184,13 @@ class Semantic:
     def decode(self, dense: Volume, image: Volume | None, out: Output, point: dict[str, float]) -> None:
         """Write the layer ``classes`` (uint8)."""
         layer = out.layer("classes", size=dense.size, dtype=np.uint8, kind="label", spacing=dense.spacing)
-        for region in layer.pending():
+
+        def write(region: Region) -> None:
             layer.write(region, self._classes(dense.read(region), point))
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(write, list(layer.pending())):
+                pass
         layer.finish()
 
     def _classes(self, dense: Array, point: dict[str, float]) -> Array:
