@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -31,9 +32,11 @@ LIMIT_S = 0.5
 def test_it_takes_less_than_half_a_second(words: list[str]) -> None:
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), os.times()
         subprocess.run([sys.executable, *words], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
+        after, wall = os.times(), time.perf_counter() - began
+        busy = after.children_user + after.children_system - before.children_user - before.children_system
+        times.append(busy or wall)  # other tests may keep this one waiting; Windows does not count children
     assert statistics.median(times) < LIMIT_S
 
 
