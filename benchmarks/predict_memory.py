@@ -8,7 +8,7 @@ An interior tile is one of a volume without end: none of its borders saves anyth
 alone, at the default halo and at full reach.
 
     python benchmarks/predict_memory.py            # 64 and 256 x 1024 x 1024
-    python benchmarks/predict_memory.py --quick    # 48 and 144 x 256 x 512, smaller tiles, under a minute
+    python benchmarks/predict_memory.py --quick    # 32 and 96 x 256 x 512, smaller tiles, under a minute
 """
 
 from __future__ import annotations
@@ -123,17 +123,15 @@ def interior(halo: Literal["default", "full"]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="48 and 144 x 256 x 512 voxels")
+    parser.add_argument("--quick", action="store_true", help="32 and 96 x 256 x 512 voxels")
     parser.add_argument("--interior", choices=list(MOST_COMPUTED), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.interior:
         interior(told.interior)
         return 0
     quick: bool = told.quick
-    sizes: list[Triple] = (
-        [(48, 256, 512), (144, 256, 512)] if quick else [(64, 1024, 1024), (256, 1024, 1024)]
-    )
-    tile = ["--tile", "2000000"] if quick else []
+    sizes: list[Triple] = [(32, 256, 512), (96, 256, 512)] if quick else [(64, 1024, 1024), (256, 1024, 1024)]
+    tile = ["--tile", "1500000"] if quick else []
     growth = 0.0
     missed = []
     with tempfile.TemporaryDirectory() as name:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import unet
 
 from aequorea.backbones.unet import UNet, UNetSpec
 from aequorea.layers.conv import fold
+from networks import unet
 
 
 @pytest.mark.parametrize(

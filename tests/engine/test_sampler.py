@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import unet
 
 from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError
 from aequorea.volume import from_array
+from networks import unet
 
 
 def strata(target: np.ndarray) -> np.ndarray:

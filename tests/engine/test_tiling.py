@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import unet
 
 from aequorea.engine.predict import predict_dense
 from aequorea.engine.tiles import Tiling, choose_core
 from aequorea.results import MemoryOutput
 from aequorea.volume import Region, from_array
+from networks import unet
 
 SIZES = st.tuples(st.integers(1, 24), st.integers(8, 70), st.integers(8, 70))
 SPACINGS = st.sampled_from([None, (1.0, 1.0, 1.0), (2.0, 1.0, 1.0), (5.0, 1.0, 1.0)])
