@@ -327,3 +327,12 @@ def test_fields_of_every_recipe_by_the_command(
     spec = FinetuneSpec.from_yaml(tmp_path / "run" / "spec.yaml")
     assert spec.task == {"name": "semantic", "any_object": True} and spec.train.batch == 1
     assert spec.backbone == {"name": "unet", "levels": 2} and spec.adapter == {"name": "lora", "rank": 2}
+
+
+def test_repainted_labels_are_other_data(tmp_path: Path) -> None:
+    """One voxel painted anew, and the folder of the run before is refused instead of called finished."""
+    image, labels = nuclei(1)
+    finetune([item(image, labels, "a")], tmp_path, recipe(backbone="filters"))
+    labels[-1, -1, -1] = labels[-1, -1, -1] == 0
+    with pytest.raises(DataError, match="other images or labels"):
+        finetune([item(image, labels, "a")], tmp_path, recipe(backbone="filters"))

@@ -9,6 +9,7 @@ candidate), :func:`_finish` (what goes into the card).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from aequorea.annotations import Annotation, LabelImage
+from aequorea.annotations import Annotation, LabelImage, Points, TargetImage
 from aequorea.engine.durable import write_file
 from aequorea.engine.predict import halo_error, normalised, predict_whole
 from aequorea.engine.probe import fit_head, linear_map, sample_features
@@ -133,7 +134,7 @@ def finetune(
     )
     if not items:
         raise DataError(f"{data}: no annotated image found")
-    prints = {item.name: item.image.fingerprint for item in items}
+    prints = {item.name: f"{item.image.fingerprint} {_labels_digest(item)}" for item in items}
     check_claim(run, spec, prints)
     path = run / "model.safetensors"
     if path.exists():
@@ -185,6 +186,18 @@ def finetune(
     model.card["point"] = point
     _finish(model, source, outcome, scores, run, path, say)
     return Finetuned(model, path, scores, say)
+
+
+def _labels_digest(item: Item) -> str:
+    """Return a digest of all that is known of an item: a few repainted voxels are other data."""
+    known = item.annotation
+    digest = hashlib.sha256(repr(known).encode())
+    if isinstance(known, LabelImage | TargetImage):
+        for block in known.volume.region.split((64, 512, 512)):
+            digest.update(known.volume.read(block).tobytes())
+    elif isinstance(known, Points):
+        digest.update(known.zyx.tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
     SpecError
         If it was begun with another recipe; names the words that differ.
     DataError
-        If it was begun with other images.
+        If it was begun with other images or labels.
     """
     recipe = run / "spec.yaml"
     if not recipe.exists():
@@ -39,7 +39,7 @@ def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
         changed = [word for word in type(spec).model_fields if getattr(before, word) != getattr(spec, word)]
         raise SpecError(f"{run}: begun with another recipe ({', '.join(changed)} differ): use another --out")
     if json.loads((run / "data.json").read_text()) != prints:
-        raise DataError(f"{run}: begun with other images: use another --out")
+        raise DataError(f"{run}: begun with other images or labels: use another --out")
 
 
 def claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
