@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, numbers
+from aequorea.cli.options import Axes, Channel, Spacing, Unlabelled, numbers
 
 
 def command(app: typer.Typer) -> None:
@@ -19,9 +19,7 @@ def command(app: typer.Typer) -> None:
         kind: Annotated[
             str, typer.Option(help="What the annotations are: label, image, points, class.")
         ] = "label",
-        unlabelled: Annotated[
-            int | None, typer.Option(help="Label value of voxels that nobody looked at.")
-        ] = None,
+        unlabelled: Unlabelled = None,
         spacing: Spacing = None,
         axes: Axes = None,
         channel: Channel = None,

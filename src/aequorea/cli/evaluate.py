@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, numbers
+from aequorea.cli.options import Axes, Channel, Spacing, Unlabelled, numbers
 
 
 def command(app: typer.Typer) -> None:
@@ -23,9 +23,7 @@ def command(app: typer.Typer) -> None:
         halo: Annotated[
             str, typer.Option(help="Context of a tile: default, full (exact), or Z,Y,X voxels.")
         ] = "default",
-        unlabelled: Annotated[
-            int | None, typer.Option(help="Label value of voxels that nobody looked at.")
-        ] = None,
+        unlabelled: Unlabelled = None,
         spacing: Spacing = None,
         axes: Axes = None,
         channel: Channel = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, fields, numbers
+from aequorea.cli.options import Axes, Channel, Spacing, Unlabelled, fields, numbers
 
 
 def command(app: typer.Typer) -> None:
@@ -29,9 +29,7 @@ def command(app: typer.Typer) -> None:
         learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
         seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
         held_out: Annotated[float, typer.Option(help="Share of the specimens kept for scores.")] = 0.25,
-        unlabelled: Annotated[
-            int | None, typer.Option(help="Label value of voxels that nobody looked at.")
-        ] = None,
+        unlabelled: Unlabelled = None,
         set_: Annotated[
             list[str] | None,
             typer.Option(

@@ -17,6 +17,10 @@ Channel = Annotated[
     str | None, typer.Option("--channel", help="Channels to use, by number or name: 0 or 0,2.")
 ]
 
+Unlabelled = Annotated[
+    int | None, typer.Option("--unlabelled", help="Label value of voxels that nobody looked at.")
+]
+
 
 def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) -> Any:
     """Return three numbers z, y, x from ``"2,0.5,0.5"``, or ``None``.
