@@ -3,19 +3,26 @@
 The volume is one noisy block, repeated; it is stored as microscopes' files are, uint16 in zstd chunks of 64³.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from aequorea.annotations import LabelImage
 from aequorea.engine.writer import ZarrOutput
 from aequorea.model import Model
 from aequorea.registry import build
-from aequorea.volume import Array, Region, Spacing, Triple
+from aequorea.volume import Array, Spacing, Triple, from_array
+from aequorea.workflows.dataset import Item
+from aequorea.workflows.finetune import FinetuneSpec, finetune
 
 BLOCK: Triple = (64, 256, 256)
 SPACING: Spacing = (1.0, 1.0, 1.0)
@@ -90,6 +97,15 @@ def blob_finder(task: str) -> Model:
     return model
 
 
-def region_of_tiles(size: Triple, core: Triple) -> list[Region]:
-    """Return the cores that prediction keeps of a volume."""
-    return list(Region.whole(size).split(core))
+def trained(run: Path) -> Model:
+    """Return a U-Net fine-tuned for a minute on what is bright in other blocks; ``run`` is its run folder."""
+
+    def item(split: str, seed: int) -> Item:
+        image = blobs(seed)[:, :128, :128]
+        bright = (gaussian_filter(image.astype(np.float32), 1.5) > 300).astype(np.uint8)
+        label = LabelImage(from_array(bright, SPACING))
+        return Item(split, from_array(image, SPACING), label, group=split, split=split)
+
+    words = {"steps": 60, "evaluate_every": 60}
+    spec = FinetuneSpec.parse({"task": {"name": "semantic"}, "backbone": {"name": "unet"}, "train": words})
+    return finetune([item("train", 1), item("val", 2)], run, spec).model

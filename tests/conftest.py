@@ -13,6 +13,8 @@ import pytest
 
 from aequorea import registry
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before PyTorch is imported
+
 
 def data_folder() -> Path | None:
     """The folder of real volumes, from ``AEQUOREA_DATA`` or beside the checkout; ``None`` where it is not."""

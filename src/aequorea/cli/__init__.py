@@ -6,6 +6,7 @@ Each file here is one command and exposes ``command(app)``; heavy imports stay i
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from importlib import import_module
@@ -51,6 +52,9 @@ def main() -> None:
             print(f"note: {message}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
+    # Threads that wait for each other sleep instead of spinning: reading, writing and other programs need the
+    # processors, and where those are shared training takes a third of the time. PyTorch looks at it on import.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = sys.argv[1:] or ["--help"]
     try:
         code = _app()(words, standalone_mode=False)
