@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from aequorea.annotations import LabelImage
 from aequorea.engine.train import TrainSpec
+from aequorea.errors import AequoreaError
 from aequorea.results import Result
 from aequorea.signal.classical import best_threshold, otsu_watershed
 from aequorea.signal.intensity import measure
@@ -221,7 +222,11 @@ def main() -> int:
                     if key in done or (backbone == "classical" and labels_are == "crop" and seed):
                         continue
                     row = dict(zip(("set", "labels", "backbone", "seed", "steps"), key))
-                    row |= cell(data, *key)
+                    try:
+                        row |= cell(data, *key)
+                    except (AequoreaError, ValueError) as error:  # a set without background cannot be stroked
+                        print(f"{name}, {labels_are}, {backbone}: not run ({error})", flush=True)
+                        continue
                     print(row, flush=True)
                     lines.append(row)
                     with args.out.open("a") as file:
