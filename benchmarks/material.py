@@ -3,13 +3,9 @@
 The volume is one noisy block, repeated; it is stored as microscopes' files are, uint16 in zstd chunks of 64³.
 """
 
-# ruff: noqa: E402
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch

@@ -14,6 +14,7 @@ the whole volume, both cut at its median. The network is trained for a minute on
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -22,6 +23,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before PyTorch is imported
 
 import numpy as np
 import torch
