@@ -210,7 +210,10 @@ class ZarrLayer:
         entry: dict[str, Any] = {"level": level, "at": at}
         if block.any():
             pieces: dict[str, Any] = {}
-            self._array_in(pieces, region.size, chunk, shard)[...] = (
+            parts = [(slice(None), *part.slices) for part in Region.whole(region.size).split(chunk)]
+            # zarr-python looks for empty chunks thoroughly; a glance tells that most shards have none.
+            full = all(channel[None][part].any() for part in parts for channel in block)
+            self._array_in(pieces, region.size, chunk, shard, full)[...] = (
                 block if self.spec.channel_axis else block[0]
             )
             del pieces["zarr.json"]
@@ -288,8 +291,10 @@ class ZarrLayer:
         front = ("0",) if self.spec.channel_axis else ()
         return self.folder.joinpath(str(level), "c", *front, *(str(i) for i in at))
 
-    def _array_in(self, store: dict[str, Any], size: Triple, chunk: Triple, shard: Triple) -> Any:
-        """Make an empty array of this layer's kind in a dictionary."""
+    def _array_in(
+        self, store: dict[str, Any], size: Triple, chunk: Triple, shard: Triple, full: bool = False
+    ) -> Any:
+        """Make an empty array of this layer's kind in a dictionary; ``full``: none of its chunks will be zeros."""
         channels = len(self.spec.channels)
         axis = self.spec.channel_axis
         return zarr.create_array(
@@ -301,7 +306,7 @@ class ZarrLayer:
             compressors=[ZstdCodec(level=ZSTD_LEVEL), Crc32cCodec()],
             fill_value=0,
             dimension_names=("c", "z", "y", "x") if axis else ("z", "y", "x"),
-            config={"write_empty_chunks": False},
+            config={"write_empty_chunks": full},
         )
 
 
