@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aequorea.errors import DataError
-from aequorea.signal.classical import best_threshold, otsu_watershed
+from aequorea.signal.classical import best_threshold, otsu_watershed, peak_watershed
 
 
 def balls(spacing: tuple[float, float, float], centres: list[tuple[float, float, float]]) -> np.ndarray:
@@ -31,6 +31,22 @@ def test_touching_balls_are_separated_whatever_the_spacing(spacing: tuple[float,
 def test_nothing_is_found_in_nothing() -> None:
     assert otsu_watershed(np.full((3, 8, 8), 7), None).max() == 0
     assert otsu_watershed(np.full((1, 1, 1), np.nan), None).shape == (1, 1, 1)
+
+
+def test_a_flat_height_has_no_peak() -> None:
+    found = peak_watershed(np.ones((4, 9, 9)), np.ones((4, 9, 9), bool), None)
+    assert found.shape == (4, 9, 9) and found.max() == 0
+
+
+def test_peaks_kept_lie_apart_and_the_others_near_a_higher_one(rng: np.random.Generator) -> None:
+    height, spacing = rng.random((6, 24, 24)), (2.0, 1.0, 1.0)
+    found = peak_watershed(height, np.ones(height.shape, bool), spacing, min_distance_um=4)
+    tops = [
+        np.unravel_index(np.argmax(np.where(found == n, height, -1)), height.shape) for n in np.unique(found)
+    ]
+    places = np.array(tops) * spacing
+    away = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    assert len(places) > 5 and (away[~np.eye(len(places), dtype=bool)] > 4).all()
 
 
 @settings(max_examples=30, deadline=None)

@@ -51,15 +51,38 @@ def otsu_watershed(
         return np.zeros(image.shape, np.int32)
     foreground = smooth > threshold_otsu(smooth)
     distance = ndimage.distance_transform_edt(foreground, sampling=spacing)
-    height = blur(distance, (sigma_um,) * 3, spacing)
-    peaks = _apart(
-        peak_local_max(height, labels=foreground.astype(np.uint8), exclude_border=False),
-        spacing,
-        min_distance_um,
-    )
-    seeds = np.zeros(image.shape, np.int32)
+    return peak_watershed(distance, foreground, spacing, sigma_um=sigma_um, min_distance_um=min_distance_um)
+
+
+def peak_watershed(
+    height: Array,
+    foreground: Array,
+    spacing: Spacing | None,
+    *,
+    sigma_um: float = 0.0,
+    min_distance_um: float = 4.0,
+) -> Array:
+    """Divide a foreground by watershed from the peaks of a height map.
+
+    Parameters
+    ----------
+    height, foreground
+        Axes Z Y X; the mask is bool.
+    spacing, sigma_um, min_distance_um
+        As in :func:`otsu_watershed`; the Gaussian smooths the height map.
+
+    Returns
+    -------
+    Array
+        Object numbers 1, 2, ..., int32, axes Z Y X; 0 outside the foreground.
+    """
+    spacing = (1.0, 1.0, 1.0) if spacing is None else spacing
+    smooth = blur(np.asarray(height, np.float32), (sigma_um,) * 3, spacing)
+    peaks = peak_local_max(smooth, labels=foreground.astype(np.uint8), exclude_border=False)
+    peaks = _apart(peaks.reshape(-1, 3), spacing, min_distance_um)  # of a flat map it gives none, of two axes
+    seeds = np.zeros(height.shape, np.int32)
     seeds[tuple(peaks.T)] = np.arange(1, len(peaks) + 1)
-    return np.asarray(watershed(-height, seeds, mask=foreground), np.int32)
+    return np.asarray(watershed(-smooth, seeds, mask=foreground), np.int32)
 
 
 @dataclass(frozen=True)
@@ -134,12 +157,15 @@ def best_threshold(
 
 def _apart(peaks_N3: Array, spacing: Spacing, distance: float) -> Array:
     """Keep the peaks, highest first, that lie farther than a distance (µm) from every one kept before."""
-    near = cKDTree(peaks_N3 * np.array(spacing)).query_ball_point(peaks_N3 * np.array(spacing), distance)
-    kept: set[int] = set()
-    for number, others in enumerate(near):
-        if kept.isdisjoint(others):
-            kept.add(number)
-    return peaks_N3[sorted(kept)]
+    places = peaks_N3 * np.array(spacing)
+    tree = cKDTree(places)
+    near = np.zeros(len(places), bool)
+    kept = []
+    for number, place in enumerate(places):
+        if not near[number]:
+            kept.append(number)
+            near[tree.query_ball_point(place, distance)] = True
+    return peaks_N3[kept]
 
 
 def _smoothed(image: Array, spacing: Spacing | None, sigma_um: float) -> Array:
