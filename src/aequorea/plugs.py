@@ -47,6 +47,8 @@ class Layout:
     halo
         Context that is computed by default: less than the reach where its outer part hardly matters. What that
         costs in exactness is measured after training and stands in the model's card.
+    held
+        Memory that computing a tile takes at its peak, in multiples of the finest level.
     """
 
     channels: tuple[int, ...]
@@ -54,6 +56,7 @@ class Layout:
     grid: Triple
     reach: Triple | None
     halo: Triple
+    held: float = 3.0
 
 
 class Backbone(Protocol):

@@ -54,6 +54,25 @@ def test_any_size_and_channels(size: tuple[int, int, int], channels: int, ratio:
         assert level.shape[2:] == expected
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 50), st.integers(1, 20), st.integers(1, 20)),
+    ratio=st.sampled_from([1.0, 2.0, 5.0]),
+    batch=st.integers(1, 2),
+)
+def test_a_few_planes_at_a_time_equal_all_at_once(
+    size: tuple[int, int, int], ratio: float, batch: int
+) -> None:
+    """Evaluation computes the finest level in slabs; with gradients it is whole."""
+    body = unet(seed=1).backbone
+    x = torch.randn(batch, 1, *size)
+    whole = body(x, (ratio, 1.0, 1.0))
+    with torch.inference_mode():
+        slabs = body(x, (ratio, 1.0, 1.0))
+    for a, b in zip(whole, slabs):
+        assert a.shape == b.shape and torch.allclose(a, b, atol=1e-4 * float(whole[0].std()) + 1e-6)
+
+
 def test_one_plane_is_computed_with_the_middle_of_the_kernel() -> None:
     """The shortcut for Z = 1 gives what the full kernel gives."""
     conv = unet().backbone.decoder[0].conv

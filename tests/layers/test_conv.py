@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aequorea.layers.conv import convolve
+from aequorea.layers.conv import Pointwise, convolve, convolve_planes
 
 
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (2, 2, 2)])
@@ -33,3 +33,36 @@ def test_gradients_of_thin_images(
             results += [out.detach().float(), image.grad.float(), kernel.grad.float()]
         for a, b in zip(found, expected):
             assert (a - b).abs().max() < 0.05 * b.abs().max()
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 7, 3), (2, 4, 4), (9, 5, 8)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_planes_as_channels(size: tuple[int, int, int], channels: int) -> None:
+    """The 2-D convolution of three planes each is the 3-D one, gradients and all, in channels-last order."""
+    torch.manual_seed(0)
+    x, bias = torch.randn(2, channels, *size, dtype=torch.float64), torch.randn(16, dtype=torch.float64)
+    kernels = [torch.randn(16, channels, 3, 3, 3, dtype=torch.float64, requires_grad=True)]
+    kernels.append(kernels[0].detach().clone().requires_grad_())
+    found = convolve_planes(x, kernels[0], bias)
+    expected = F.conv3d(x, kernels[1], bias, padding=1)
+    assert found.is_contiguous(memory_format=torch.channels_last_3d)
+    assert torch.allclose(found, expected)
+    for out in (found, expected):
+        out.square().sum().backward()
+    assert kernels[0].grad is not None and kernels[1].grad is not None
+    assert torch.allclose(kernels[0].grad, kernels[1].grad)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last_3d])
+def test_pointwise_in_both_orders(order: torch.memory_format) -> None:
+    """Values and gradients are those of the convolution, and the order of the input is kept."""
+    torch.manual_seed(0)
+    conv = Pointwise(6, 4).double()
+    x = torch.randn(2, 6, 3, 4, 5, dtype=torch.float64).to(memory_format=order).requires_grad_()
+    out = conv(x)
+    assert out.is_contiguous(memory_format=order)
+    expected = F.conv3d(x, conv.weight, conv.bias)
+    assert torch.allclose(out, expected)
+    wanted = torch.autograd.grad(expected.square().sum(), [x, conv.weight, conv.bias], retain_graph=True)
+    for a, b in zip(torch.autograd.grad(out.square().sum(), [x, conv.weight, conv.bias]), wanted):
+        assert torch.allclose(a, b)

@@ -27,9 +27,9 @@ from aequorea.results import Layer, MemoryOutput
 from aequorea.signal.intensity import Intensity, normalise
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
-TILE_BYTES, MOST_TILE_BYTES = 370_000_000, 915_000_000
-"""Bytes of the finest level of one tile: what is usual, and what a wide halo is allowed. At the peak three times as
-much is held: 1.4 and 3 GB with all else. 224³ and 304³ voxels of the tiny U-Net in bfloat16."""
+TILE_BYTES, MOST_TILE_BYTES = 1_100_000_000, 3_450_000_000
+"""Bytes that computing one tile takes: what is usual, and what a wide halo is allowed; with all else 1.5 and 4 GB.
+256³ and 376³ voxels of the tiny U-Net in bfloat16, 208³ and 304³ in float32."""
 WASTE = 2.0
 """Voxels computed per voxel kept above which a halo is called wide."""
 STORED_AT_ONCE = 1 << 18
@@ -165,7 +165,7 @@ def usual_tile(tiling: Tiling, precision: Precision = "auto") -> int:
     layout = tiling.network.backbone.layout(tiling.body_spacing)
     dtype = computing_dtype(tiling.network, precision, default_device())
     # Image and output are float32 and weigh something too, where the finest level is coarse.
-    voxel_bytes = max(16.0, layout.channels[0] * dtype.itemsize / math.prod(layout.strides[0]))
+    voxel_bytes = layout.held * max(16.0, layout.channels[0] * dtype.itemsize / math.prod(layout.strides[0]))
     budget, where = 0, (tiling.domain.size, tiling.grid, tiling.halo)
     for tile_bytes in (TILE_BYTES, MOST_TILE_BYTES):
         budget = int(tile_bytes / voxel_bytes)

@@ -25,6 +25,39 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Trip
     return F.conv3d(x, weight, bias, stride=stride, padding=1)
 
 
+def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return :func:`convolve` of an x_BCZYX of few channels, in channels-last order.
+
+    Three planes become channels of a 2-D convolution. On processors this takes a fifth of the time that a 3-D one of a
+    single channel takes with the change of order after it, and what follows is faster in that order: a training step
+    of the U-Net takes two thirds of the time.
+    """
+    batch, channels, planes, rows, columns = x.shape
+    near = F.pad(x, (0, 0, 0, 0, 1, 1)).unfold(2, 3, 1)
+    flat = near.permute(0, 2, 1, 5, 3, 4).reshape(batch * planes, channels * 3, rows, columns)
+    flat = flat.contiguous(memory_format=torch.channels_last)
+    out = F.conv2d(flat, weight.reshape(-1, channels * 3, 3, 3), bias, padding=1)
+    return out.reshape(batch, planes, -1, rows, columns).transpose(1, 2)
+
+
+class Pointwise(nn.Conv3d):
+    """A 1³ convolution: the same linear map at every voxel.
+
+    In channels-last order it is a product of matrices and made as one, for want of which a processor's convolution
+    first copies all voxels to the other order.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return outputs for x_BCZYX, in its order."""
+        if not x.is_contiguous(memory_format=torch.channels_last_3d) or x.is_contiguous():
+            return super().forward(x)
+        out = F.linear(x.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
+        return out.permute(0, 4, 1, 2, 3)
+
+
 class Conv(nn.Conv3d):
     """A 3³ convolution with zero padding 1 whose stride is an argument of the call."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aequorea.layers.conv import Pointwise
 from aequorea.volume import Region, Spacing, Triple
 
 
@@ -24,7 +25,7 @@ class DenseHead(nn.Module):
     def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
         super().__init__()
         self.stride = stride
-        self.conv = nn.Conv3d(channels, outputs, kernel_size=1)
+        self.conv = Pointwise(channels, outputs)
 
     def forward(self, levels: list[Tensor], size: Triple) -> Tensor:
         """Return output_BKZYX of ``size`` voxels from the pyramid, finest level first."""

@@ -47,7 +47,7 @@ class PredictSpec(Spec):
     halo
         ``default``, ``full`` (exact) or voxels (z, y, x).
     tile
-        Most voxels computed at once; default: what needs 1.5 GB, or 3 GB where the halo is wide.
+        Most voxels computed at once; default: what needs 1.5 GB, or 4 GB where the halo is wide.
     precision
         ``auto``, ``float32`` or ``bfloat16``.
     threshold
