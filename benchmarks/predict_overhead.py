@@ -7,7 +7,7 @@ whole volume in memory, nothing read or written, the fastest of a few windows an
 network is that of ``predict`` with the network's answers given to it from memory. Dice is against one pass over
 the whole volume, both cut at its median. The network is trained for a minute on blobs like those of the volume.
 
-    python benchmarks/predict_overhead.py            # 128 x 512 x 512, medians of 5
+    python benchmarks/predict_overhead.py            # 128 x 384 x 384, medians of 5
     python benchmarks/predict_overhead.py --quick    # 64 x 512 x 512, a random network, under a minute
 """
 
@@ -195,7 +195,7 @@ def main() -> int:
         folder = Path(name)
         if quick:
             return compare(folder, material.shaken(), (64, 512, 512), repeats=3, monai_repeats=1)
-        return compare(folder, material.trained(folder / "run"), (128, 512, 512), repeats=5, monai_repeats=5)
+        return compare(folder, material.trained(folder / "run"), (128, 384, 384), repeats=5, monai_repeats=5)
 
 
 if __name__ == "__main__":

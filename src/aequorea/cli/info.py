@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aequorea.cli.options import Axes, Channel, Dataset, Level, Scene, Sequence, Spacing, Time, numbers
 from aequorea.errors import FormatError
 
 
@@ -17,22 +18,14 @@ def command(app: typer.Typer) -> None:
 
 def info(
     file: Annotated[Path, typer.Argument(help="A file, or a folder that is one (OME-Zarr, planes).")],
-    axes: Annotated[str | None, typer.Option(help="One letter per stored axis, of T C Z Y X S.")] = None,
-    spacing: Annotated[str | None, typer.Option(help="Voxel size in µm: Z,Y,X.")] = None,
-    channel: Annotated[
-        str | None, typer.Option(help="Channels by number or name, separated by commas.")
-    ] = None,
-    time: Annotated[int | None, typer.Option(help="Time point, from 0.")] = None,
-    scene: Annotated[
-        str | None, typer.Option(help="Image in a file that holds several, e.g. A/1/0 of a plate.")
-    ] = None,
-    level: Annotated[int | None, typer.Option(help="Level of a pyramid; 0 is the finest.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Array inside an HDF5 or Zarr file, e.g. labels/nuclei.")
-    ] = None,
-    sequence: Annotated[
-        bool, typer.Option("--sequence", help="The folder's images are the planes of one volume.")
-    ] = False,
+    axes: Axes = None,
+    spacing: Spacing = None,
+    channel: Channel = None,
+    time: Time = None,
+    scene: Scene = None,
+    level: Level = None,
+    dataset: Dataset = None,
+    sequence: Sequence = False,
     each: Annotated[
         bool, typer.Option("--each", help="The folder's images are separate: describe each.")
     ] = False,
@@ -46,7 +39,7 @@ def info(
 
     options: dict[str, Any] = {
         "axes": axes,
-        "spacing": parse_spacing(spacing),
+        "spacing": numbers(spacing, "--spacing"),
         "channel": channel,
         "time": time,
         "scene": scene,
@@ -64,16 +57,3 @@ def info(
         typer.echo(json_text.dumps(facts if each else facts[0], ensure_ascii=False, indent=2))
     else:
         typer.echo("\n\n".join(one.text for one in found))
-
-
-def parse_spacing(text: str | None) -> tuple[float, float, float] | None:
-    """Return the three numbers of ``"Z,Y,X"``; raises :class:`FormatError` for anything else."""
-    if text is None:
-        return None
-    try:
-        z, y, x = (float(part) for part in text.split(","))
-    except ValueError:
-        raise FormatError(
-            f"--spacing {text} is not three numbers in µm: --spacing Z,Y,X, e.g. 2,0.5,0.5"
-        ) from None
-    return z, y, x

@@ -12,9 +12,22 @@ Spacing = Annotated[
     str | None,
     typer.Option("--spacing", help="Voxel size in µm, Z,Y,X; overrides the file's.", metavar="Z,Y,X"),
 ]
-Axes = Annotated[str | None, typer.Option("--axes", help="One letter per axis of the file, e.g. TCZYX.")]
+Axes = Annotated[
+    str | None, typer.Option("--axes", help="One letter per axis of the file, of T C Z Y X S, e.g. TCZYX.")
+]
 Channel = Annotated[
     str | None, typer.Option("--channel", help="Channels to use, by number or name: 0 or 0,2.")
+]
+Time = Annotated[int | None, typer.Option("--time", help="Time point, from 0.")]
+Scene = Annotated[
+    str | None, typer.Option("--scene", help="Image in a file that holds several, e.g. A/1/0 of a plate.")
+]
+Level = Annotated[int | None, typer.Option("--level", help="Level of a pyramid; 0 is the finest.")]
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", help="Array inside an HDF5 or Zarr file, e.g. labels/nuclei.")
+]
+Sequence = Annotated[
+    bool, typer.Option("--sequence", help="The folder's images are the planes of one volume.")
 ]
 
 Unlabelled = Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, numbers
+from aequorea.cli.options import Axes, Channel, Dataset, Level, Scene, Sequence, Spacing, Time, numbers
 
 
 def command(app: typer.Typer) -> None:
@@ -38,19 +38,17 @@ def command(app: typer.Typer) -> None:
         each: Annotated[
             bool, typer.Option("--each", help="IN is a folder of images, or a file of several: predict each.")
         ] = False,
-        sequence: Annotated[
-            bool, typer.Option("--sequence", help="IN is a folder whose images are the planes of one volume.")
-        ] = False,
+        sequence: Sequence = False,
         preview: Annotated[
             bool, typer.Option("--preview", help="Three informative blocks only, as a page OUT (HTML).")
         ] = False,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace a result that is there.")
         ] = False,
-        level: Annotated[int | None, typer.Option(help="Resolution level of IN.")] = None,
-        time: Annotated[int | None, typer.Option(help="Time point of IN.")] = None,
-        scene: Annotated[str | None, typer.Option(help="Scene or well of IN.")] = None,
-        dataset: Annotated[str | None, typer.Option(help="Path of the array inside IN.")] = None,
+        level: Level = None,
+        time: Time = None,
+        scene: Scene = None,
+        dataset: Dataset = None,
         spacing: Spacing = None,
         axes: Axes = None,
         channel: Channel = None,

@@ -29,9 +29,8 @@ from aequorea.annotations import Annotation, ItemClass, LabelImage, Points, Targ
 from aequorea.errors import AequoreaWarning, DataError, nearest
 from aequorea.signal.intensity import Intensity
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
-from aequorea.workflows.splits import split_groups
 
-__all__ = ["Entry", "Item", "Kind", "dataset", "entries", "read", "read_points", "split_groups", "stem_of"]
+__all__ = ["Entry", "Item", "Kind", "dataset", "entries", "read", "read_points", "stem_of"]
 
 Kind = Literal["label", "image", "points", "class"]
 

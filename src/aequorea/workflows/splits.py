@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.random import Generator, Philox
@@ -13,11 +12,9 @@ from numpy.random import Generator, Philox
 from aequorea.annotations import LabelImage
 from aequorea.errors import DataError
 from aequorea.volume import Region, Triple
+from aequorea.workflows.dataset import Item
 
-if TYPE_CHECKING:
-    from aequorea.workflows.dataset import Item
-
-Split = tuple[list["Item"], list["Item"], str]
+Split = tuple[list[Item], list[Item], str]
 """Items to train on, items held out, and a line that says how they were split."""
 
 MOST_CLASSES = 16
