@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from aequorea.cli.info import command
-from aequorea.errors import FormatError
+from aequorea.errors import FormatError, SpecError
 
 
 @pytest.fixture
@@ -43,5 +43,5 @@ def test_folders(run, tmp_path):
     assert [facts["intensity"][0]["high"] for facts in each] == [0, 1, 2]
     with pytest.raises(FormatError, match="exclude each other"):
         run(tmp_path, "--each", "--sequence")
-    with pytest.raises(FormatError, match="--spacing"):
+    with pytest.raises(SpecError, match="--spacing"):
         run(tmp_path / "0.tif", "--spacing", "2,0.5")
