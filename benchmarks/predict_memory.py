@@ -124,6 +124,7 @@ def interior(halo: Literal["default", "full"]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="32 and 96 x 256 x 512 voxels")
+    parser.add_argument("--tasks", nargs="*", default=["semantic", "instances"])
     parser.add_argument("--interior", choices=list(MOST_COMPUTED), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.interior:
@@ -137,7 +138,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         inputs = [material.store_volume(folder / f"in{size[0]}.ome.zarr", size) for size in sizes]
-        for task in ("semantic", "instances"):
+        for task in told.tasks:
             weights = material.blob_finder(task).save(folder / f"{task}.safetensors")
             peaks = []
             for size, source in zip(sizes, inputs):
