@@ -355,6 +355,8 @@ def test_a_place_that_holds_something_else(tmp_path: Path) -> None:
     assert not ZarrOutput(tmp_path / "other", **SMALL, overwrite=True).finished
     (tmp_path / "empty").mkdir()
     ZarrOutput(tmp_path / "empty", **SMALL)
+    (tmp_path / "killed" / ".aequorea").mkdir(parents=True)  # before the first state was written
+    ZarrOutput(tmp_path / "killed", **SMALL, overwrite=True)
 
 
 def test_killed_while_overwriting(tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

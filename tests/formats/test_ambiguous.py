@@ -138,6 +138,14 @@ def test_units_that_nobody_named(tmp_path):
     assert open(tmp_path / "a.tif").spacing is None
 
 
+def test_imagej_may_have_a_unit_for_each_axis(tmp_path):
+    words = {"spacing": 500.0, "unit": "micron", "zunit": "nm", "axes": "ZYX"}
+    tifffile.imwrite(
+        tmp_path / "a.tif", np.zeros((5, 6, 7), "u1"), imagej=True, resolution=(5, 2), metadata=words
+    )
+    assert open(tmp_path / "a.tif").spacing == pytest.approx((0.5, 0.5, 0.2))
+
+
 def test_a_z_step_that_nobody_named(tmp_path):
     sizes = {"PhysicalSizeX": 0.2, "PhysicalSizeY": 0.3}
     tifffile.imwrite(

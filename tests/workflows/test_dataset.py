@@ -9,7 +9,7 @@ import tifffile
 from aequorea.annotations import ItemClass, LabelImage, Points, TargetImage
 from aequorea.errors import AequoreaWarning, DataError
 from aequorea.volume import Region
-from aequorea.workflows.dataset import dataset, entries, stem_of
+from aequorea.workflows.dataset import dataset, entries, ranges, stem_of
 
 SIZE = (4, 10, 12)
 
@@ -67,6 +67,23 @@ def test_a_table_says_groups_splits_regions_and_spacing(tmp_path: Path) -> None:
     assert (first.annotation.volume.read()[0] == label[:2, :, 3:]).all()  # type: ignore[attr-defined]
     assert (second.group, second.split, second.image.size) == ("a", None, SIZE)
     assert dataset(tmp_path / "data.csv", spacing=(9.0, 1.0, 1.0))[0].image.spacing == (9.0, 1.0, 1.0)
+
+
+def test_images_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Each by its own range: that of the whole volume that it is, or is a part of."""
+    for folder, gain in (("day1", 1), ("day2", 100)):
+        pair(tmp_path, f"{folder}/a.tif", f"{folder}/a_label.tif")
+        save(tmp_path / folder / "a.tif", (np.arange(np.prod(SIZE)).reshape(SIZE) * gain).astype("u2"))
+    rows = [
+        "day1/a.tif,day1/a_label.tif,",
+        "day2/a.tif,day2/a_label.tif,",
+        'day2/a.tif,day2/a_label.tif,"0:2,:,:"',
+    ]
+    (tmp_path / "data.csv").write_text("\n".join(["image,label,region", *rows]) + "\n")
+    items = dataset(tmp_path / "data.csv")
+    assert [item.name for item in items] == ["a", "a (2)", "a (3)"]
+    found = ranges(items)
+    assert found["a"] != found["a (2)"] == found["a (3)"]
 
 
 def test_a_label_of_the_region_alone_is_taken_as_it_is(tmp_path: Path) -> None:

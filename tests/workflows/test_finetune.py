@@ -17,8 +17,9 @@ from aequorea.errors import DataError, SpecError
 from aequorea.model import load
 from aequorea.signal.intensity import measure
 from aequorea.volume import Region
-from aequorea.workflows.dataset import dataset
+from aequorea.workflows.dataset import Item, dataset
 from aequorea.workflows.finetune import FinetuneSpec, finetune, patch_size
+from aequorea.workflows.splits import split_groups
 from quick import SPACING, TRAIN, item, model_file, nuclei, recipe, specimens
 
 torch.set_num_threads(1)
@@ -137,6 +138,24 @@ def test_a_trained_model_is_held_back_from_scarce_labels(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"only \d+ labelled voxels of class 1: a trained model loses"):
         finetune([item(image, strokes, "a", unlabelled=0)], tmp_path / "run", spec)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_class_that_only_the_held_out_part_shows_is_a_class(tmp_path: Path) -> None:
+    """The model that is kept learns it in the end; a trained model that does not have it refuses it."""
+
+    def fish(i: int, classes: int) -> Item:
+        image, labels = nuclei(i)
+        shown = (labels > 0).astype(np.uint8)
+        shown[:, :24] *= classes - 1
+        return item(image, shown, f"fish_{i}")
+
+    _, (held,), _ = split_groups([fish(i, 2) for i in range(3)], 0.25, 0)
+    spec = recipe(task={"name": "semantic"}, backbone="filters")
+    two = finetune([fish(i, 2) for i in range(3)], tmp_path / "two", spec)
+    items = [fish(i, 3 if held.name == f"fish_{i}" else 2) for i in range(3)]
+    assert finetune(items, tmp_path / "three", spec).model.task.spec.classes == 3
+    with pytest.raises(DataError, match="shows class 2 where the classes are 0 to 1"):
+        finetune(items, tmp_path / "again", recipe(start=str(two.path)))
 
 
 def test_object_numbers_are_not_taken_for_classes(tmp_path: Path) -> None:

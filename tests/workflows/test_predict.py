@@ -86,6 +86,11 @@ def test_a_region_is_the_crop_of_the_whole(tmp_path: Path, backbone: str) -> Non
     predict(path, volume, tmp_path / "part.ome.zarr", part)
     wanted = dense(tmp_path / "whole.ome.zarr")[:, 2:11, 13:60, 5:]
     assert np.abs(dense(tmp_path / "part.ome.zarr") - wanted).max() <= 1
+    for place in ("", "labels/classes"):
+        group = zarr.open_group(tmp_path / "part.ome.zarr", mode="r", path=place)
+        (level, *_) = group.attrs["ome"]["multiscales"][0]["datasets"]  # type: ignore[index,call-overload,union-attr]
+        shift = level["coordinateTransformations"][1]["translation"]
+        assert shift[-3:] == [2 * 2.0, 13 * 0.5, 5 * 0.5]
     with pytest.raises(DataError, match="not inside"):
         predict(path, volume, tmp_path / "x.ome.zarr", PredictSpec(region="0:13,0:80,0:80"))
 
@@ -122,6 +127,19 @@ def test_background_of_one_value_is_skipped(tmp_path: Path) -> None:
     done = predict(path, from_array(framed, SPACING), tmp_path / "a.ome.zarr", tiles)
     assert done.timing is not None and done.timing.skipped > framed.size / 3
     assert not classes(tmp_path / "a.ome.zarr")[:, :, 150:].any()
+
+
+def test_saturated_foreground_is_no_background(tmp_path: Path) -> None:
+    """A tile of one bright value is computed: whatever the tile, the result is the same."""
+    image = np.full((1, 300, 300), 10, np.uint8)
+    image[:, 20:280, 20:280] = 255
+    found = []
+    for tile in (10_000, 1_000_000):
+        out = tmp_path / f"{tile}.ome.zarr"
+        spec = FLOAT.model_copy(update={"tile": tile, "halo": "full", "scale": 1.0})
+        predict(model_file("semantic", "filters"), from_array(image, SPACING), out, spec)
+        found.append(dense(out))
+    assert np.abs(found[0] - found[1]).max() <= 1 and found[0].max() > 0
 
 
 def test_finer_voxels_are_matched_and_results_are_on_the_images_grid(tmp_path: Path, said: list[str]) -> None:

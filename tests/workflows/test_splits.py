@@ -61,6 +61,10 @@ def test_marks_go_first_and_tests_are_not_touched() -> None:
 def test_marks_that_tear_a_specimen_are_refused() -> None:
     with pytest.raises(DataError, match="group '1' is on both sides"):
         split_groups([item("a", "1", split="train"), item("b", "1", split="val")])
+    with pytest.raises(DataError, match="group '1' is on both sides"):
+        split_groups([item("a", "1", split="train"), item("b", "1", split="test"), item("c", "2")])
+    one_specimen = [item("a", "1", split="train"), item("b", "1", split="test")]
+    assert "which is of the same specimen" in split_groups(one_specimen)[2]
     with pytest.raises(DataError, match="nothing is left"):
         split_groups([item("a", "1", split="val")])
     with pytest.raises(DataError, match="nothing is left"):

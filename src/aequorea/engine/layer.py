@@ -50,6 +50,7 @@ class LayerSpec(Spec):
     how: Reduction
     pyramid: bool
     folder: str
+    origin: Spacing = (0.0, 0.0, 0.0)
 
     @property
     def channel_axis(self) -> bool:
@@ -193,6 +194,7 @@ class ZarrLayer:
             channels=spec.channels if spec.channel_axis else None,
             dtype=np.dtype(spec.dtype),
             label=spec.kind == "label" and not from_root,
+            origin=spec.origin,
         )
 
     def _left(self, level: int) -> list[Region]:

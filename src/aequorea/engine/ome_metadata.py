@@ -28,6 +28,7 @@ def image(
     channels: tuple[str, ...] | None,
     dtype: np.dtype[Any],
     label: bool,
+    origin: Spacing = (0.0, 0.0, 0.0),
 ) -> dict[str, Any]:
     """Return the ``ome`` attributes of a group that holds one image or label image.
 
@@ -50,6 +51,8 @@ def image(
         Of the voxels; decides the range that viewers show.
     label
         Whether the values are names of objects.
+    origin
+        Where the first voxel lies in the image that this is a part of, in the unit of the scales.
     """
     space = [{"name": n, "type": "space", **({"unit": "micrometer"} if spacing else {})} for n in "zyx"]
     front = [] if channels is None else [{"name": "c", "type": "channel"}]
@@ -59,8 +62,10 @@ def image(
         moves: list[dict[str, Any]] = [
             {"type": "scale", "scale": [1.0] * len(front) + (voxel * factor).tolist()}
         ]
-        if how != "nearest" and max(factor) > 1:
-            offset = voxel * (np.array(factor) - 1) / 2
+        offset = np.array(origin)
+        if how != "nearest":
+            offset = offset + voxel * (np.array(factor) - 1) / 2
+        if offset.any():
             moves.append({"type": "translation", "translation": [0.0] * len(front) + offset.tolist()})
         datasets.append({"path": path, "coordinateTransformations": moves})
     words: dict[str, Any] = {

@@ -92,7 +92,8 @@ def predict_dense(
     empty
         What is stored (one value per channel) where nothing is computed.
     skip_constant
-        Whether ``empty`` stands for tiles that read one constant value, which are not computed then.
+        Whether ``empty`` stands for tiles that read one dark value (not above the range's low end), which are not
+        computed then.
     budget
         Most voxels computed at once; default: :func:`usual_tile`.
     wanted
@@ -116,7 +117,7 @@ def predict_dense(
 
     def load(body: Region) -> Array | None:
         block = image.read(tiling.reads(tiling.computed(body)))
-        return block if not skip_constant or _varies(block) else None
+        return block if not skip_constant or _shows(block) else None
 
     corner = tiling.output(covered).start
     total = sum(region.voxels for region in pending)
@@ -314,9 +315,9 @@ def _with_lookahead(jobs: Iterator[_Job], submit: Callable[[_Job], Future[Array 
         yield waiting
 
 
-def _varies(block: Array) -> bool:
-    """Whether a block holds more than one value; a sparse look spares most blocks the whole one."""
-    return any(part.max() > part.min() for part in (block[:, ::8, ::8, ::8], block))
+def _shows(block: Array) -> bool:
+    """Whether a block holds more than one dark value; a sparse look spares most blocks the whole one."""
+    return any(part.max() > min(part.min(), 0) for part in (block[:, ::8, ::8, ::8], block))
 
 
 def _stored(out: Tensor, store: Callable[[Tensor], Tensor]) -> Array:

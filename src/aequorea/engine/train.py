@@ -177,7 +177,7 @@ def train(
         if step == 0:
             state["first"] = value
         # What training began with is given up only for something better; a score of 0 says nothing of it.
-        helped = step > 0 and (value > state["first"] or state["first"] == 0)
+        helped = step > 0 and (not state["first"] or value > state["first"])
         if step == 0 or (helped and value >= state["top"] - LEVEL):
             state["best"], state["best_step"] = value, step
             state["top"] = max(value, state["top"] if step else value)

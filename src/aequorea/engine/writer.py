@@ -53,6 +53,9 @@ class ZarrOutput:
         How label images are made coarser: ``"nearest"`` or ``"mode"``.
     root
         Name of the image layer that the store itself shows.
+    origin
+        Where the first voxel of all layers lies in the image that they are a part of, µm (voxels where the spacing is
+        not known).
     facts
         Plain data kept in the store's attributes under ``aequorea`` (model, intensity, versions).
 
@@ -80,13 +83,14 @@ class ZarrOutput:
         pyramid: bool = True,
         label_levels: Literal["nearest", "mode"] = "nearest",
         root: str = "dense",
+        origin: Spacing = (0.0, 0.0, 0.0),
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.result = Result()
         self.damaged: list[Path] = []
         self._shard, self._chunk, self._pyramid = shard, _divisors(shard, chunk), pyramid
-        self._label_levels, self._root = label_levels, root
+        self._label_levels, self._root, self._origin = label_levels, root, origin
         self._facts = dict(facts or {})
         self._folder = self.path / OURS
         self._state_file = self._folder / "state.json"
@@ -109,8 +113,9 @@ class ZarrOutput:
         kind: Literal["label", "image"],
         channels: tuple[str, ...] = ("",),
         spacing: Spacing | None = None,
+        origin: Spacing | None = None,
     ) -> ZarrLayer:
-        """Begin (or take up again) a layer.
+        """Begin (or take up again) a layer; ``origin`` where it does not begin where the store does.
 
         Raises
         ------
@@ -135,6 +140,7 @@ class ZarrOutput:
             how=self._label_levels if kind == "label" else "mean",
             pyramid=self._pyramid,
             folder=f"labels/{name}" if kind == "label" else "" if name == self._root else name,
+            origin=self._origin if origin is None else origin,
         )
         with self._lock:
             if name in self._layers:
@@ -240,7 +246,7 @@ class ZarrOutput:
 
     def _clear(self) -> None:
         """Delete everything but the state, which says so: a kill in between is taken up by the next run."""
-        known = (self.path / "zarr.json", self.path / ".zgroup", self._state_file)
+        known = (self.path / "zarr.json", self.path / ".zgroup", self._folder)
         if not self.path.is_dir() or (any(self.path.iterdir()) and not any(path.exists() for path in known)):
             raise DataError(f"{self.path}: exists and is no OME-Zarr; choose another name")
         write_json(self._state_file, {"version": STATE_VERSION, "status": "clearing"})

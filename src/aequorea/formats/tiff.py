@@ -306,12 +306,15 @@ def _ome(xml: str, index: int) -> dict[str, Any]:
 
 def _imagej_sizes(file: TiffFile) -> list[float | None]:
     words, tags = file.imagej_metadata, file.pages[0].tags
-    unit = micrometres(words.get("unit"))
+    # The units along y and z stand there only where they are not that of x.
+    unit_z, unit_y, unit_x = (
+        micrometres(words.get(key, words.get("unit"))) for key in ("zunit", "yunit", "unit")
+    )
     sizes: list[float | None] = []
     step = words.get("spacing")
     # ImageJ writes a negative step for stacks that were acquired downwards
-    sizes.append(None if step is None or unit is None else abs(float(step)) * unit)
-    for name in ("YResolution", "XResolution"):
+    sizes.append(None if step is None or unit_z is None else abs(float(step)) * unit_z)
+    for name, unit in (("YResolution", unit_y), ("XResolution", unit_x)):
         pixels, per = tags.valueof(name) or (0, 1)
         sizes.append(None if unit is None or pixels == 0 else per / pixels * unit)
     return sizes

@@ -1,7 +1,8 @@
 """Distances between the surfaces of two masks, in µm: Hausdorff distance at 95 % and average surface
 distance.
 
-A surface voxel is a foreground voxel with a face on the background or on the image border. Distances go from
+A surface voxel is a foreground voxel with a face on the background or on the image border; of a single plane,
+with an edge on either. Distances go from
 surface voxel centre to nearest surface voxel centre. Surfaces are sets of points, so those of blocks (read
 with a margin of one voxel) join to that of a volume larger than memory. On masks without ignored voxels the
 numbers are those of MONAI's ``compute_hausdorff_distance(percentile=95)`` and
@@ -17,11 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_erosion
+from scipy.ndimage import binary_erosion, generate_binary_structure
 from scipy.spatial import KDTree
 
 from aequorea.scores.overlap import check_shapes
-from aequorea.volume import Array, Region, Spacing
+from aequorea.volume import Array, Region, Spacing, Triple
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,12 @@ class SurfaceDistances:
         return float(np.concatenate([self.to_pred, self.to_truth]).mean())
 
 
-def surface_points(mask: Array, ignore: Array | None = None, origin: Iterable[int] | None = None) -> Array:
+def surface_points(
+    mask: Array,
+    ignore: Array | None = None,
+    origin: Iterable[int] | None = None,
+    size: Iterable[int] | None = None,
+) -> Array:
     """Return the surface voxels of a mask as an (N, mask.ndim) array of voxel coordinates.
 
     Parameters
@@ -77,6 +83,9 @@ def surface_points(mask: Array, ignore: Array | None = None, origin: Iterable[in
         Voxels whose label is not known: they are no surface, and a face on one of them is none either.
     origin
         Coordinates of the first voxel, added to the result.
+    size
+        Voxels along each axis of the image that the mask is part of; default: the mask is all of it. An axis of one
+        voxel has no faces: the surface of a plane is its outline.
     """
     mask = np.asarray(mask) != 0
     solid = mask
@@ -84,7 +93,12 @@ def surface_points(mask: Array, ignore: Array | None = None, origin: Iterable[in
         ignore = np.asarray(ignore, bool)
         mask = mask & ~ignore
         solid = mask | ignore
-    points = np.argwhere(mask & ~binary_erosion(solid))
+    flat = [n == 1 for n in (mask.shape if size is None else tuple(size))]
+    cross = generate_binary_structure(mask.ndim, 1)
+    if not all(flat):
+        for axis in np.flatnonzero(flat):
+            cross = np.take(cross, [1], axis)
+    points = np.argwhere(mask & ~binary_erosion(solid, cross))
     return points if origin is None else points + np.asarray(tuple(origin))
 
 
@@ -143,7 +157,9 @@ def average_surface_distance(
     return surface_distances(truth, pred, spacing, ignore).average
 
 
-def block_surface(mask_with_margin: Array, ignore: Array | None, read: Region, block: Region) -> Array:
+def block_surface(
+    mask_with_margin: Array, ignore: Array | None, read: Region, block: Region, size: Triple
+) -> Array:
     """Return the surface voxels of ``block`` from a mask that was read with a margin of one voxel.
 
     Parameters
@@ -156,6 +172,8 @@ def block_surface(mask_with_margin: Array, ignore: Array | None, read: Region, b
         ``block`` grown by one voxel and cut to the volume.
     block
         Where surface voxels are wanted; blocks that tile a volume give its surface once.
+    size
+        Voxels (z, y, x) of the volume.
     """
-    points = surface_points(mask_with_margin, ignore, read.start)
+    points = surface_points(mask_with_margin, ignore, read.start, size)
     return points[np.all((points >= block.start) & (points < block.stop), axis=1)]

@@ -132,7 +132,7 @@ def _one_class(pred: Volume, truth: LabelImage, number: int) -> dict[str, float]
         masks = labels == number, found == number
         voxels += count(masks[0][inner], masks[1][inner], None if ignore is None else ignore[inner])
         for points, mask in zip(surfaces, masks):
-            points.append(block_surface(mask, ignore, region, block))
+            points.append(block_surface(mask, ignore, region, block, pred.size))
     lines = SkeletonCounts()
     for block in _skeleton_blocks(pred):
         labels, found, ignore = _read(pred, truth, block)

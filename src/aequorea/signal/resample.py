@@ -79,41 +79,39 @@ def placed(part: Volume, at: Region, size: Triple) -> Volume:
 
 
 def _mean(volume: Volume, size: Triple, region: Region) -> Array:
-    weights, starts, stops = [], [], []
-    for axis in range(3):
-        low, high, matrix = _weights(region.start[axis], region.stop[axis], volume.size[axis], size[axis])
-        weights.append(matrix)
-        starts.append(low)
-        stops.append(high)
-    block = volume.read(Region((starts[0], starts[1], starts[2]), (stops[0], stops[1], stops[2])))
+    taps = [_taps(region.start[a], region.stop[a], volume.size[a], size[a]) for a in range(3)]
+    low = [int(index.min()) for index, _ in taps]
+    high = [int(index.max()) + 1 for index, _ in taps]
+    block = volume.read(Region((low[0], low[1], low[2]), (high[0], high[1], high[2])))
     out = block.astype(np.float32)
-    for axis, matrix in enumerate(weights, start=1):
-        out = np.moveaxis(np.tensordot(matrix, out, (1, axis)), 0, axis)
+    for axis, (index, weight) in enumerate(taps, start=1):
+        total: Array | None = None
+        # Tap by tap and not as a product of matrices, whose rounding depends on how much is read at once.
+        for at, share in zip(index - low[axis - 1], weight):
+            part = np.take(out, at, axis) * share.reshape([-1 if i == axis else 1 for i in range(4)])
+            total = part if total is None else np.add(total, part, out=total)
+        assert total is not None
+        out = total
     if volume.dtype.kind in "iu":
         info = np.iinfo(volume.dtype)
         return np.clip(np.rint(out), info.min, info.max).astype(volume.dtype)
     return out.astype(volume.dtype)
 
 
-def _weights(start: int, stop: int, inputs: int, outputs: int) -> tuple[int, int, Array]:
-    """Return the input range [low, high) and the matrix (stop - start, high - low) along one axis."""
+def _taps(start: int, stop: int, inputs: int, outputs: int) -> tuple[Array, Array]:
+    """Return the input voxels and their weights, (taps, stop - start) each, of output voxels along one axis."""
     factor = inputs / outputs
-    index = np.arange(start, stop)
+    place = np.arange(start, stop)
     if factor <= 1:
-        centre = np.clip((index + 0.5) * factor - 0.5, 0, inputs - 1)
+        centre = np.clip((place + 0.5) * factor - 0.5, 0, inputs - 1)
         left = np.minimum(centre.astype(int), max(inputs - 2, 0))
-        right = np.minimum(left + 1, inputs - 1)
-        low, high = int(left[0]), int(right[-1]) + 1
-        matrix = np.zeros((len(index), high - low), np.float32)
-        rows = np.arange(len(index))
-        matrix[rows, right - low] = centre - left
-        matrix[rows, left - low] += (1 - (centre - left)).astype(np.float32)
-        return low, high, matrix
-    begin, end = index * factor, (index + 1) * factor
-    low, high = int(begin[0]), min(inputs, int(np.ceil(end[-1] - 1e-9)))
-    cells = np.arange(low, high)
-    covered = np.minimum(end[:, None], cells + 1) - np.maximum(begin[:, None], cells)
-    return low, high, (np.clip(covered, 0, None) / factor).astype(np.float32)
+        share = (centre - left).astype(np.float32)
+        return np.stack([left, np.minimum(left + 1, inputs - 1)]), np.stack([1 - share, share])
+    begin, end = place * factor, (place + 1) * factor
+    index = begin.astype(int) + np.arange(int(np.ceil(factor)) + 1)[:, None]
+    covered = np.minimum(end, index + 1) - np.maximum(begin, index)
+    weight = (np.clip(covered, 0, None) / factor).astype(np.float32)
+    return np.minimum(index, inputs - 1), np.where(index < inputs, weight, 0)
 
 
 def _nearest(volume: Volume, size: Triple, region: Region) -> Array:

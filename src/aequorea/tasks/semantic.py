@@ -121,7 +121,10 @@ class Semantic:
         return DenseHead(layout.channels[0], layout.strides[0], self.outputs)
 
     def target(self, annotation: Annotation, spacing: Spacing | None) -> Volume:
-        """Return the class of each voxel as float32, NaN where unlabelled; one channel."""
+        """Return the class of each voxel as float32, NaN where unlabelled; one channel.
+
+        Reading it raises :class:`DataError` where a label shows a class that the task does not have.
+        """
         assert isinstance(annotation, LabelImage)
         labels, spec, unlabelled = annotation.volume, self.spec, annotation.unlabelled
 
@@ -139,6 +142,11 @@ class Semantic:
                 out = np.minimum(out, 1, out=out)
             if unlabelled is not None:
                 out[values == unlabelled] = np.nan
+            if spec.classes and (known := out[np.isfinite(out)]).size and known.max() >= spec.classes:
+                raise DataError(
+                    f"{labels.name}: shows class {int(known.max())} where the classes are 0 to {spec.classes - 1}: "
+                    "relabel, or name what each value means with --set values={...}"
+                )
             return out
 
         return replace(labels, reader=reader, dtype=np.dtype(np.float32), levels=())

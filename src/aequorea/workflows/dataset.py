@@ -18,6 +18,8 @@ import csv
 import json
 import re
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -27,10 +29,8 @@ import numpy as np
 from aequorea import registry
 from aequorea.annotations import Annotation, ItemClass, LabelImage, Points, TargetImage, scaled_region
 from aequorea.errors import AequoreaWarning, DataError, nearest
-from aequorea.signal.intensity import Intensity
+from aequorea.signal.intensity import Intensity, measure
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
-
-__all__ = ["Entry", "Item", "Kind", "dataset", "entries", "read", "read_points", "stem_of"]
 
 Kind = Literal["label", "image", "points", "class"]
 
@@ -94,6 +94,31 @@ class Item:
     offset: Triple | None = None
     intensity: Intensity | None = None
     """The range of the volume that a crop was cut out of, where ``aequorea crops`` kept it."""
+    source: Volume | None = None
+    """The volume that a ``region`` is part of: its range is that by which a prediction will normalise."""
+
+
+def told_apart(items: Sequence[Item]) -> list[Item]:
+    """Return the items with names of their own: the second of a name gets `` (2)``, and so on."""
+    seen: Counter[str] = Counter()
+    out = []
+    for item in items:
+        seen[item.name] += 1
+        again = seen[item.name] > 1
+        out.append(replace(item, name=f"{item.name} ({seen[item.name]})") if again else item)
+    return out
+
+
+def ranges(items: Sequence[Item]) -> dict[str, Intensity]:
+    """Return the intensity range of each item by name: that of the whole volume that it is part of."""
+    known: dict[str, Intensity] = {}
+    found = {}
+    for item in items:
+        whole = item.source or item.image
+        if item.intensity is None and whole.fingerprint not in known:
+            known[whole.fingerprint] = measure(whole)
+        found[item.name] = item.intensity or known[whole.fingerprint]
+    return found
 
 
 def dataset(
@@ -143,18 +168,20 @@ def dataset(
         if entry.label is not None
     ]
     # A crop that is still as it was written would otherwise teach that all of it is background.
-    untouched = [item.name for item in items if item.offset is not None and _untouched(item)]
-    if len(untouched) == len(items):
+    painted = [item for item in items if item.offset is None or not _untouched(item)]
+    if not painted:
         raise DataError(
             f"{path}: none of {len(items)} crops is painted yet; open image and label, paint and save"
         )
-    if untouched:
+    if len(painted) < len(items):
+        bare_crop = next(item.name for item in items if item not in painted)
         warnings.warn(
-            f"{path}: {len(untouched)} of {len(items)} crops are not painted: left out, e.g. {untouched[0]}",
+            f"{path}: {len(items) - len(painted)} of {len(items)} crops are not painted: left out, "
+            f"e.g. {bare_crop}",
             AequoreaWarning,
             stacklevel=2,
         )
-    return [item for item in items if item.name not in untouched]
+    return told_apart(painted)
 
 
 def _untouched(item: Item) -> bool:
@@ -203,6 +230,7 @@ def read(
     image = open_volume(entry.image, axes=axes, spacing=spacing, channel=channel)
     size = image.size
     region = image.region if entry.region is None else Region.parse(entry.region, size)
+    whole = image
     image = image if entry.region is None else image.crop(region)
     item = Item(
         entry.name,
@@ -212,6 +240,7 @@ def read(
         entry.split,
         entry.offset,
         _source_intensity(entry),
+        None if entry.region is None else whole,
     )
     if kind == "class":
         return item

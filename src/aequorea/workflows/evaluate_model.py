@@ -13,7 +13,7 @@ from typing import Any
 
 from aequorea.engine.durable import file_digest
 from aequorea.model import load
-from aequorea.workflows.dataset import Item, dataset
+from aequorea.workflows.dataset import Item, dataset, ranges, told_apart
 from aequorea.workflows.evaluate import Case, evaluate
 from aequorea.workflows.predict import PredictSpec, predict
 
@@ -51,7 +51,9 @@ def evaluate_model(
     """
     model, out = Path(model), Path(out)
     loaded = load(model)
-    items = data if isinstance(data, list) else dataset(data, kind=loaded.task.annotation, **options)
+    items = (
+        told_apart(data) if isinstance(data, list) else dataset(data, kind=loaded.task.annotation, **options)
+    )
     marked = [item for item in items if item.split == "test"]
     training = loaded.card.get("training", {})
     learnt = {*training.get("items", []), *training.get("held_out", [])}
@@ -62,7 +64,9 @@ def evaluate_model(
     def cases() -> Iterator[Case]:
         for item in marked or items:
             store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-            done = predict(model, item.image, store, spec, intensity=item.intensity, say=say)
+            # A part of a volume is normalised as the whole would be.
+            known = ranges([item])[item.name] if item.source else item.intensity
+            done = predict(model, item.image, store, spec, intensity=known, say=say)
             yield Case(item.name, item.image, item.annotation, done.result)
 
     return evaluate(

@@ -34,11 +34,10 @@ from aequorea.layers.forest import ForestHead
 from aequorea.model import Model, card_of, load, take_body
 from aequorea.registry import build, find
 from aequorea.results import MemoryOutput
-from aequorea.signal.intensity import measure
 from aequorea.signal.resample import matched_size, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Region, Spacing, Triple, Volume
-from aequorea.workflows.dataset import Item, dataset
+from aequorea.workflows.dataset import Item, dataset, ranges, told_apart
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 from aequorea.workflows.splits import split_groups
 
@@ -130,7 +129,7 @@ def finetune(
     task = build("tasks", spec.task)
     say: list[str] = []
     items = (
-        list(dataset(data, kind=task.annotation, **options)) if isinstance(data, str | Path) else list(data)
+        dataset(data, kind=task.annotation, **options) if isinstance(data, str | Path) else told_apart(data)
     )
     if not items:
         raise DataError(f"{data}: no annotated image found")
@@ -220,7 +219,7 @@ class _Data:
         channels = {item.image.shape[0] for item in items}
         if len(channels) > 1:
             raise DataError(f"images of {sorted(channels)} channels together: pick some with --channel")
-        intensities = {item.name: item.intensity or measure(item.image) for item in items}
+        intensities = ranges(items)
         spacing = reference_spacing([item.image for item in items])
         if start is not None:
             start.check_channels(items[0].image)
@@ -233,8 +232,10 @@ class _Data:
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
         if line:
             say.append(line)
+        task.resolve([item.annotation for item in kept])  # what is trained on first must suffice by itself
         return cls(
-            task.resolve([item.annotation for item in kept]),
+            # Of all labels but the test's: what is held out is learnt from in the end.
+            task.resolve([item.annotation for item in scaled if item.split != "test"]),
             spacing,
             channels.pop(),
             kept,

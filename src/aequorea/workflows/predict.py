@@ -168,6 +168,7 @@ def predict(
         shard=shard,
         chunk=CHUNK,
         overwrite=overwrite,
+        origin=_origin(region, volume.spacing),
         facts={"version": __version__, "model": print_of_model, "image": volume.name},
     )
     lines: list[str] = []
@@ -209,6 +210,7 @@ def predict(
         kind="image",
         channels=task.dense_channels,
         spacing=tiling.output_spacing if volume.spacing else None,
+        origin=_origin(where, tiling.output_spacing if volume.spacing else None),
     )
 
     def wanted(part: Region) -> Array:
@@ -304,6 +306,12 @@ def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:
     model.check_channels(volume)
     if mask is not None and mask.size != volume.size:
         raise DataError(f"{mask.name}: mask of {mask.size} voxels for an image of {volume.size} (z, y, x)")
+
+
+def _origin(region: Region, spacing: Spacing | None) -> Spacing:
+    """Return where a region begins, µm (voxels where the spacing is not known)."""
+    z, y, x = (a * s for a, s in zip(region.start, spacing or (1.0, 1.0, 1.0)))
+    return z, y, x
 
 
 def _text(spacing: Spacing | None) -> str:

@@ -50,10 +50,17 @@ def split_groups(items: Sequence[Item], held_out: float = 0.25, seed: int = 0) -
     if not usable:
         raise DataError(f"all {len(items)} items are marked 'test'; nothing is left to train on")
     left_out = f"; {len(tests)} marked 'test' not touched" if tests else ""
+    shared = {item.group for item in usable} & {item.group for item in tests}
+    if shared and len({item.group for item in items}) > 1:
+        raise DataError(
+            f"group '{min(shared)}' is on both sides of the split; a specimen belongs to one side only"
+        )
+    if shared:
+        left_out += ", which is of the same specimen"
     told = [item for item in usable if item.split == "val"]
     if told:
         training = [item for item in usable if item.split != "val"]
-        both = {item.group for item in training} & {item.group for item in (*told, *tests)}
+        both = {item.group for item in training} & {item.group for item in told}
         if not training:
             raise DataError(f"all {len(usable)} items are marked 'val'; nothing is left to train on")
         if both:
