@@ -264,7 +264,14 @@ def take_body(body: Any, path: str | Path) -> None:
     _fill(body, {k.removeprefix(BODY): v for k, v in tensors.items() if k.startswith(BODY)}, Path(path))
 
 
+def model_file(path: str | Path) -> Path:
+    """Return the model's file: the path itself, or that of a run folder."""
+    path = Path(path)
+    return path / "model.safetensors" if path.is_dir() else path
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    path = model_file(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

@@ -48,7 +48,7 @@ class UNetSpec(Spec):
     """
 
     size: Literal["tiny", "small"] = "tiny"
-    levels: int = Field(4, ge=2, le=6)
+    levels: int = Field(default=4, ge=2, le=6)
 
 
 class UNet(nn.Module):

@@ -23,6 +23,9 @@ def command(app: typer.Typer) -> None:
         halo: Annotated[
             str, typer.Option(help="Context of a tile: default, full (exact), or Z,Y,X voxels.")
         ] = "default",
+        overwrite: Annotated[
+            bool, typer.Option("--overwrite", help="Replace the predictions of another model in OUT.")
+        ] = False,
         unlabelled: Unlabelled = None,
         spacing: Spacing = None,
         axes: Axes = None,
@@ -38,6 +41,7 @@ def command(app: typer.Typer) -> None:
             data,
             out,
             PredictSpec.parse(words),
+            overwrite=overwrite,
             unlabelled=unlabelled,
             spacing=numbers(spacing, "--spacing"),
             axes=axes,

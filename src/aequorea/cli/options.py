@@ -48,7 +48,8 @@ def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) 
     try:
         z, y, x = (kind(part) for part in text.split(","))
     except ValueError:
-        raise SpecError(f"{flag} '{text}': expected three numbers Z,Y,X, e.g. {flag} 2,0.5,0.5") from None
+        example = "16,64,64" if kind is int else "2,0.5,0.5"
+        raise SpecError(f"{flag} '{text}': expected three numbers Z,Y,X, e.g. {flag} {example}") from None
     if min(z, y, x) <= 0:
         raise SpecError(f"{flag} '{text}': all three must be above 0")
     return z, y, x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +54,7 @@ def command(app: typer.Typer) -> None:
         channel: Channel = None,
     ) -> None:
         """Predict a volume of any size into an OME-Zarr; run again to take up an interrupted run."""
+        from aequorea.errors import AequoreaError, DataError, SpecError
         from aequorea.volume import Volume
         from aequorea.workflows.open import open as open_volume
         from aequorea.workflows.open import open_many
@@ -78,25 +79,43 @@ def command(app: typer.Typer) -> None:
             "scene": scene,
             "dataset": dataset,
         }
-        jobs: Iterable[tuple[Volume, Path]]
-        if each:
-            several = open_many(source, many="each" if source.is_dir() else None, **told)
-            jobs = ((volume, out / f"{name}.ome.zarr") for name, volume in several)
-        else:
+        if not each:
             volume = open_volume(source, many="sequence" if sequence else None, **told)
-            jobs = [(volume, out)]
         if preview:
             from aequorea.model import load
             from aequorea.workflows.preview import preview as show
 
+            if each or over is not None:
+                raise SpecError(
+                    "--preview looks at one image, at places of its own: leave out --each and --mask"
+                )
             place = out if out.suffix == ".html" else out.with_name(f"{out.name}.preview.html")
-            loaded = load(model)
-            point = None if threshold is None else {**loaded.point, "threshold": threshold}
-            show(loaded, next(iter(jobs))[0], place, point=point)
+            show(load(model), volume, place, spec)
             print(f"preview: {place}")
             return
-        for volume, place in jobs:
-            done = predict(model, volume, place, spec, mask=over, overwrite=overwrite)
+        failed: list[str] = []
+
+        def several() -> Iterator[tuple[Volume, Path]]:
+            found = open_many(
+                source,
+                failed=lambda error: failed.append(str(error)),
+                many="each" if source.is_dir() else None,
+                **told,
+            )
+            for name, one in found:
+                if name.endswith("_label") and any(source.glob(f"{name.removesuffix('_label')}.*")):
+                    print(f"{name}: labels of {name.removesuffix('_label')}, left out")
+                else:
+                    yield one, out / f"{name}.ome.zarr"
+
+        for one, place in several() if each else [(volume, out)]:
+            try:
+                done = predict(model, one, place, spec, mask=over, overwrite=overwrite)
+            except AequoreaError as error:
+                if not each:
+                    raise
+                failed.append(str(error))
+                continue
             for name, table in done.result.tables.items():
                 rows = len(next(iter(table.values()))) if table else 0
                 print(f"{name}: {rows:,} rows in {place / 'tables' / name}.csv")
@@ -107,3 +126,7 @@ def command(app: typer.Typer) -> None:
                     f"{t.computed / max(1, t.kept):.2f} voxels computed per voxel kept"
                 )
             print(f"result: {place}")
+        if failed:
+            raise DataError(
+                "\n".join([f"{len(failed)} images were not predicted, the others were:", *failed])
+            )

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -61,13 +62,13 @@ class TrainSpec(Spec):
         ``auto`` (bfloat16 where the machine multiplies it natively), ``float32`` or ``bfloat16``.
     """
 
-    steps: int = 300
-    batch: int = 4
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
-    seed: int = 0
-    evaluate_every: int = 75
-    checkpoint_every: int = 25
+    steps: int = Field(default=300, ge=1)
+    batch: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: int = Field(default=75, ge=1)
+    checkpoint_every: int = Field(default=25, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 

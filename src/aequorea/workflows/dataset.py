@@ -426,7 +426,8 @@ def _from_table(path: Path, kind: Kind) -> list[Entry]:
     if not rows:
         raise DataError(f"{path}: no lines below a header; expected the columns image,label,group,split")
     if "image" not in rows[0][1]:
-        raise DataError(f"{path}: no column 'image'; expected the columns image,label,group,split")
+        apart = " separated by commas, not ';'" if any(";" in column for column in rows[0][1]) else ""
+        raise DataError(f"{path}: no column 'image'; expected the columns image,label,group,split{apart}")
     for column in rows[0][1]:
         if column not in COLUMNS:
             raise DataError(f"{path}: unknown column '{column}'; {nearest(column, COLUMNS)}")

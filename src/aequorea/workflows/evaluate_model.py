@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aequorea.engine.durable import file_digest
-from aequorea.model import load
+from aequorea.model import load, model_file
 from aequorea.workflows.dataset import Item, dataset, ranges, told_apart
 from aequorea.workflows.evaluate import Case, evaluate
 from aequorea.workflows.predict import PredictSpec, predict
@@ -24,6 +24,7 @@ def evaluate_model(
     out: str | Path,
     spec: PredictSpec | None = None,
     *,
+    overwrite: bool = False,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def evaluate_model(
         Folder for scores, report and predictions.
     spec
         Recipe of the predictions.
+    overwrite
+        Replace predictions of another model, or with another recipe, that ``out`` holds.
     say
         Receives lines for the user.
     **options
@@ -49,7 +52,7 @@ def evaluate_model(
     dict
         What ``scores.json`` holds.
     """
-    model, out = Path(model), Path(out)
+    model, out = model_file(model), Path(out)
     loaded = load(model)
     items = (
         told_apart(data) if isinstance(data, list) else dataset(data, kind=loaded.task.annotation, **options)
@@ -66,7 +69,7 @@ def evaluate_model(
             store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
             # A part of a volume is normalised as the whole would be.
             known = ranges([item])[item.name] if item.source else item.intensity
-            done = predict(model, item.image, store, spec, intensity=known, say=say)
+            done = predict(model, item.image, store, spec, intensity=known, overwrite=overwrite, say=say)
             yield Case(item.name, item.image, item.annotation, done.result)
 
     return evaluate(

@@ -18,7 +18,14 @@ LOOKED_AT = 1 << 23
 """Voxels of the dense result that are looked at; of a larger one a coarser level."""
 
 
-def explain(model: Model, volume: Volume, intensity: Intensity, dense: Volume, result: Result) -> list[str]:
+def explain(
+    model: Model,
+    volume: Volume,
+    intensity: Intensity,
+    dense: Volume,
+    result: Result,
+    point: dict[str, float] | None = None,
+) -> list[str]:
     """Return lines that say what is doubtful about a result and why; none where nothing is.
 
     Parameters
@@ -31,19 +38,23 @@ def explain(model: Model, volume: Volume, intensity: Intensity, dense: Volume, r
         The stored output; only models that store probabilities in 8 bits are judged.
     result
         Layers and tables decoded from it.
+    point
+        Operating point that it was decoded at; default: the model's.
     """
     if model.task.dense_dtype != "uint8":
         return []
     curve = threshold_curve(dense)
-    threshold = model.point.get("threshold", 0.5)
+    threshold = (model.point if point is None else point).get("threshold", 0.5)
     share = float(np.interp(threshold, list(curve), list(curve.values())))
     doubts = []
     if share < FEWEST:
         doubts.append("hardly any foreground was found")
     elif share > MOST:
         doubts.append("nearly everything was called foreground")
+    if not doubts and "objects" in result.tables and not len(result.tables["objects"].get("id", ())):
+        doubts.append("no object was found")
     found = _median_diameter(result)
-    trained = model.card.get("object_um")
+    trained = model.card.get("object_um") if model.spacing is not None else None
     if found and trained and not 1 / UNLIKE < found / float(trained) < UNLIKE:
         doubts.append(
             f"objects measure {found:.3g} µm across where those of the training measured {float(trained):.3g}: "
@@ -93,6 +104,11 @@ def _unlike(model: Model, volume: Volume, intensity: Intensity) -> list[str]:
             )
     if volume.spacing is None and model.spacing is not None:
         lines.append("the voxel size of the image is unknown: give --spacing Z,Y,X in µm")
+    elif volume.spacing is not None and model.spacing is None:
+        lines.append(
+            "the voxel size of the training images was not known: objects must measure as many voxels as there "
+            "(see --scale)"
+        )
     elif volume.spacing is not None and model.spacing is not None:
         ratio = max(max(a / b, b / a) for a, b in zip(volume.spacing, model.spacing))
         if ratio > TOLERATED:

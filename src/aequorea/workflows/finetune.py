@@ -67,7 +67,7 @@ class FinetuneSpec(Spec):
     patch
         Voxels (z, y, x) of one sample; default: 40³ voxels' worth.
     held_out
-        Share of the groups that is kept for scores, thresholds and the choice between backbones.
+        Share of the groups that is kept for scores, thresholds and the choice between backbones; 0: none.
     head
         Of a backbone that does not train: ``logistic`` or ``forest`` (needs scikit-learn).
     """
@@ -78,7 +78,7 @@ class FinetuneSpec(Spec):
     start: str | None = None
     train: TrainSpec = TrainSpec()
     patch: Triple | None = None
-    held_out: float = 0.25
+    held_out: float = Field(default=0.25, ge=0, lt=1)
     head: Literal["logistic", "forest"] = "logistic"
 
 
@@ -170,6 +170,11 @@ def finetune(
         say.append(
             f"kept {ranked[0][0]}: held-out {better} {ranked[0][1]:.3f}, {gap:.3f} above {ranked[1][0]} "
             f"({ranked[1][1]:.3f})"
+        )
+    if scores and max(scores.values()) == 0:
+        say.append(
+            f"held-out {better} is 0: nothing was learnt that holds there; look at the labels with 'aequorea check', "
+            "and name the value of voxels that nobody painted with --unlabelled"
         )
     unhelpful = start is not None and outcome.first is not None and outcome.best_step == 0
     if unhelpful:

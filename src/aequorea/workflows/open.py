@@ -6,7 +6,7 @@ Paths go to the first registered format that knows them; arrays are wrapped wher
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aequorea import registry
-from aequorea.errors import FormatError
+from aequorea.errors import AequoreaError, FormatError
 from aequorea.plugs import Format, OpenOptions
 from aequorea.signal.axes import picked_channels, told_spacing
 from aequorea.signal.stored import Stored, as_volume, first_bytes, reading
@@ -93,13 +93,17 @@ def open(
     return _from_array(source, options)
 
 
-def open_many(path: str | Path, **options: Any) -> Iterator[tuple[str, Volume]]:
+def open_many(
+    path: str | Path, *, failed: Callable[[AequoreaError], None] | None = None, **options: Any
+) -> Iterator[tuple[str, Volume]]:
     """Open everything in a file or folder: a volume for each file, scene and time point that is not picked.
 
     Parameters
     ----------
     path
         A file; or a folder of images, with ``many="each"``.
+    failed
+        Receives what a file of a folder cannot be read for, and the next is opened; default: it is raised.
     **options
         As for :func:`open`.
 
@@ -123,8 +127,13 @@ def open_many(path: str | Path, **options: Any) -> Iterator[tuple[str, Volume]]:
         for file, stem in zip(files, stems):
             # pictures whose names differ in the suffix alone keep it
             name = stem if stems.count(stem) == 1 else _word(file.name)
-            for found, volume in open_many(file, **inner):
-                yield found.replace(stem, name, 1), volume
+            try:
+                for found, volume in open_many(file, **inner):
+                    yield found.replace(stem, name, 1), volume
+            except FormatError as error:
+                if failed is None:
+                    raise
+                failed(error)
         return
     scenes: list[str | int | None] = [options.pop("scene", None)]
     if scenes == [None] and options.get("dataset") is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from aequorea import __version__
 from aequorea.engine.durable import file_digest, write_json
@@ -19,7 +20,7 @@ from aequorea.engine.predict import Timing, check_size, normalised, predict_dens
 from aequorea.engine.tiles import Tiling, choose_core
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import DataError
-from aequorea.model import Model, load
+from aequorea.model import Model, load, model_file
 from aequorea.results import Result
 from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.signal.resample import matched_size, placed, resampled
@@ -33,6 +34,8 @@ MOST_MEASURED = 2**40
 """Voxels above which a region's intensity range stands for the volume's, which would take days to read."""
 COUNTED = 10**13
 """Voxels up to which the intensity range is that of the whole volume."""
+OTHERS = (".tif", ".tiff", ".png", ".jpg", ".h5", ".hdf5", ".ims", ".nii", ".gz", ".npy", ".csv", ".html")
+"""Endings that promise another kind of file than the store that is written."""
 COMPRESSED = 30
 """How many times smaller a result may become on the disk, at most."""
 
@@ -61,11 +64,11 @@ class PredictSpec(Spec):
 
     region: str | None = None
     halo: Literal["default", "full"] | Triple = "default"
-    tile: int | None = None
+    tile: int | None = Field(default=None, ge=1)
     precision: Precision = "auto"
-    threshold: float | None = None
-    scale: float | None = None
-    object_size: float | None = None
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    scale: float | None = Field(default=None, gt=0)
+    object_size: float | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,10 @@ def predict(
     """
     spec = spec or PredictSpec()
     print_of_model = "in memory"
+    if Path(out).suffix.lower() in OTHERS:
+        raise DataError(f"{out}: results are OME-Zarr: name it {Path(out).with_suffix('.ome.zarr')}")
     if not isinstance(model, Model):
-        path = Path(model)
+        path = model_file(model)
         model, print_of_model = load(path), file_digest(path)
     volume = source if isinstance(source, Volume) else open_volume(source)
     _check_fit(model, volume, mask)
@@ -239,7 +244,7 @@ def predict(
         kept = own.output(body_region(region, volume.size, own))
         dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
     task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
-    for line in explain(model, volume, intensity, dense, output.result):
+    for line in explain(model, volume, intensity, dense, output.result, point):
         tell(line)
     output.remember(notes=lines[len(output.damaged) :])
     output.complete()
@@ -252,15 +257,20 @@ def working_size(model: Model, volume: Volume, spec: PredictSpec) -> Triple:
         z, y, x = (max(1, round(n / spec.scale)) for n in volume.size)
         return (volume.size[0], y, x) if volume.size[0] == 1 else (z, y, x)
     target = model.spacing
+    if spec.object_size is not None:
+        trained = model.card.get("object_um")
+        if not trained or target is None:
+            raise DataError(
+                "--object-size: the model does not know how large its training objects were: use --scale instead"
+            )
+        if volume.spacing is None:
+            raise DataError(
+                f"{volume.name}: --object-size is in µm: give --spacing Z,Y,X too, or use --scale"
+            )
     if volume.spacing is None or target is None:
         return volume.size
     if spec.object_size is not None:
-        trained = model.card.get("object_um")
-        if not trained:
-            raise DataError(
-                "the model does not know how large its training objects were: use --scale instead"
-            )
-        factor = spec.object_size / float(trained)
+        factor = spec.object_size / float(model.card["object_um"])
         target = (target[0] * factor, target[1] * factor, target[2] * factor)
     return matched_size(volume, target)
 

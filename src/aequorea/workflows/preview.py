@@ -13,9 +13,10 @@ from aequorea.model import Model
 from aequorea.report import pictures
 from aequorea.report.page import Picture, Text, page
 from aequorea.signal.intensity import PLACES, sampled
-from aequorea.signal.resample import matched_size, resampled
+from aequorea.signal.resample import resampled
 from aequorea.volume import Region, Volume
 from aequorea.workflows.crops import choose
+from aequorea.workflows.predict import PredictSpec, working_size
 
 BLOCKS = 3
 BLOCK_VOXELS = 96**3
@@ -25,8 +26,8 @@ def preview(
     model: Model,
     volume: Volume,
     out: Path,
+    spec: PredictSpec | None = None,
     *,
-    point: dict[str, float] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Region]:
     """Predict three informative blocks of a volume in memory and write a page that shows them.
@@ -39,8 +40,8 @@ def preview(
         Not normalised.
     out
         The page (HTML) to write.
-    point
-        Operating point in place of the model's.
+    spec
+        Its region, scale, object size, threshold and precision hold; blocks are computed whole, without tiles.
     say
         Receives lines for the user.
 
@@ -49,17 +50,22 @@ def preview(
     list of Region
         The blocks.
     """
+    spec = spec or PredictSpec()
+    point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
+    intensity = sampled(volume)
+    if spec.region:
+        volume = volume.crop(Region.parse(spec.region, volume.size))
     z = min(volume.size[0], 48)
     side = round((BLOCK_VOXELS / z) ** 0.5)
     size = (z, min(side, volume.size[1]), min(side, volume.size[2]))
-    intensity = sampled(volume)
     shown: list[Any] = []
     blocks = choose(volume, n=BLOCKS, size=size)
     for region in blocks:
         block = volume.crop(region)
-        target = model.spacing
-        at = block.size if target is None else matched_size(block, target)
-        result = model.predict(resampled(block, at), intensity=intensity, point=point)
+        at = working_size(model, block, spec)
+        result = model.predict(
+            resampled(block, at), intensity=intensity, precision=spec.precision, point=point
+        )
         name, layer = next(iter(result.layers.items()))
         found = resampled(layer, block.size, "nearest")
         labels = found.read()[0]

@@ -32,7 +32,7 @@ def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
         If it was begun with other images or labels.
     """
     recipe = run / "spec.yaml"
-    if not recipe.exists():
+    if not _begun(run):
         return
     before = type(spec).from_yaml(recipe)
     if before != spec:
@@ -47,9 +47,15 @@ def claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
     if process()[0] != 0:
         return
     sweep(run)
-    if not (run / "spec.yaml").exists():
+    if not _begun(run):
         write_file(run / "data.json", json.dumps(prints, indent=1).encode())
         write_file(run / "spec.yaml", spec.to_yaml().encode())
+
+
+def _begun(run: Path) -> bool:
+    """Whether a folder holds anything of a run but its claim, so that another recipe would destroy something."""
+    learnt = (run / "model.safetensors").exists() or any(run.glob("**/checkpoints/*"))
+    return learnt and (run / "spec.yaml").exists()
 
 
 def drop_checkpoints(run: Path) -> None:

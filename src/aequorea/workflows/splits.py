@@ -36,7 +36,7 @@ def split_groups(items: Sequence[Item], held_out: float = 0.25, seed: int = 0) -
     items
         With their groups.
     held_out
-        Share to hold out, of items or of voxels along the cut axis.
+        Share to hold out, of items or of voxels along the cut axis; 0: nothing.
     seed
         Decides which groups.
 
@@ -68,6 +68,8 @@ def split_groups(items: Sequence[Item], held_out: float = 0.25, seed: int = 0) -
                 f"group '{min(both)}' is on both sides of the split; a specimen belongs to one side only"
             )
         return training, told, f"held out {len(told)} of {len(usable)} items, as marked{left_out}"
+    if held_out == 0:
+        return usable, [], f"nothing is held out, as asked{left_out}"
     groups = sorted({item.group for item in usable})
     if len(groups) > 1:
         chosen = _choose(usable, groups, held_out, seed)
@@ -135,7 +137,7 @@ def _cut(item: Item, held_out: float) -> tuple[Item, Item, str]:
             best = shared, axis, kept, held
     assert best is not None
     _, axis, kept, held = best
-    return _part(item, kept, "kept"), _part(item, held, "held out"), "zyx"[axis]
+    return _part(item, kept), _part(item, held), "zyx"[axis]
 
 
 def _halves(size: Triple, axis: int, border: int) -> tuple[Region, Region]:
@@ -159,11 +161,10 @@ def _classes(item: Item, region: Region) -> set[int]:
     return (seen & {background} if len(objects) > MOST_CLASSES else seen) | ({-1} if objects else set())
 
 
-def _part(item: Item, region: Region, word: str) -> Item:
+def _part(item: Item, region: Region) -> Item:
     start = item.offset or (0, 0, 0)
     return replace(
         item,
-        name=f"{item.name} ({word})",
         image=item.image.crop(region),
         annotation=item.annotation.crop(region, item.image.size),
         offset=(start[0] + region.start[0], start[1] + region.start[1], start[2] + region.start[2]),
