@@ -105,7 +105,7 @@ def _logits(channels: int) -> torch.Tensor:
 
 def _semantic(field: str, value: Any) -> Any:
     fixed = (
-        {"classes": 2}
+        {"classes": 2, "any_object": True}
         if field in ("loss", "threshold")
         else {"any_object": True}
         if field == "classes"

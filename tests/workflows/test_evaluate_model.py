@@ -18,8 +18,9 @@ from aequorea.model import load
 from aequorea.scores.volumes import object_scores
 from aequorea.signal.intensity import measure
 from aequorea.workflows.evaluate_model import evaluate_model
+from aequorea.workflows.finetune import finetune
 from aequorea.workflows.predict import PredictSpec
-from quick import SPACING, item, model_file, nuclei, specimens
+from quick import SPACING, item, model_file, nuclei, recipe, specimens
 
 torch.set_num_threads(1)
 FLOAT = PredictSpec(precision="float32", halo="full")
@@ -128,3 +129,16 @@ def test_real_organoids(tmp_path: Path, real_data: Path) -> None:
     assert len(scores["images"]) == 2
     for row in scores["images"]:
         assert 0.2 < row["dice"] <= 1 and row["hd95_um"] > 0
+
+
+def test_one_specimen_that_was_cut_in_two_is_known_again(tmp_path: Path) -> None:
+    """A model of one specimen is not praised for it unawares; another model's predictions can be replaced."""
+    done = finetune(specimens(1), tmp_path / "run", recipe(backbone="filters"))
+    said: list[str] = []
+    evaluate_model(tmp_path / "run", specimens(1), tmp_path / "ev", FLOAT, say=said.append)
+    assert said == ["scores flatter: trained on images of the same names: fish_1"] and done.path.exists()
+    other = model_file("semantic")
+    with pytest.raises(DataError, match="--overwrite"):
+        evaluate_model(other, specimens(1), tmp_path / "ev", FLOAT, say=said.append)
+    scores = evaluate_model(other, specimens(1), tmp_path / "ev", FLOAT, overwrite=True, say=said.append)
+    assert scores["images"][0]["image"] == "fish_1"

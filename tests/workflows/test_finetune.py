@@ -158,6 +158,28 @@ def test_a_class_that_only_the_held_out_part_shows_is_a_class(tmp_path: Path) ->
         finetune(items, tmp_path / "again", recipe(start=str(two.path)))
 
 
+def test_nothing_is_held_out_if_asked(tmp_path: Path) -> None:
+    done = finetune(specimens(1, 2), tmp_path / "run", recipe(backbone="filters", held_out=0))
+    assert done.scores == {} and "nothing is held out, as asked" in done.lines
+
+
+@pytest.mark.parametrize("words", [{"batch": 0}, {"steps": 0}, {"learning_rate": -1}])
+def test_recipes_out_of_range_are_refused(words: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match=next(iter(words))):
+        recipe(train={**TRAIN.plain(), **words})
+
+
+def test_a_run_in_which_nothing_was_learnt_yet_binds_nobody(tmp_path: Path) -> None:
+    """Its recipe may be mended; that of a run that was begun may not."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("data.json", "spec.yaml"):
+        (run / name).write_text("{}\n")
+    finetune(specimens(1, 2), run, recipe(backbone="filters"))
+    with pytest.raises(SpecError, match="another recipe"):
+        finetune(specimens(1, 2), run, recipe(backbone="filters", held_out=0.5))
+
+
 def test_object_numbers_are_not_taken_for_classes(tmp_path: Path) -> None:
     image, labels = nuclei(1, (16, 96, 96))
     with pytest.raises(DataError, match="object numbers"):

@@ -14,11 +14,12 @@ import zarr
 import aequorea as aq
 from aequorea.cli import main
 from aequorea.engine import writer
-from aequorea.errors import DataError
+from aequorea.errors import DataError, SpecError
 from aequorea.signal.intensity import measure
 from aequorea.volume import Region, from_array
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.predict import PredictSpec, predict
+from aequorea.workflows.preview import preview
 from quick import SPACING, item, model_file, nuclei, recipe
 
 torch.set_num_threads(1)
@@ -323,6 +324,65 @@ def test_a_folder_of_images_by_the_command(
     np.testing.assert_array_equal(
         classes(tmp_path / "one.ome.zarr"), classes(tmp_path / "out" / "a.ome.zarr")
     )
+
+
+def test_a_damaged_image_of_many_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are predicted, labels beside their images are left out, and the status says that one is missing."""
+    image, labels = nuclei(3)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, part in (("a", image), ("a_label", labels), ("b", image), ("c", image[:, ::-1])):
+        tifffile.imwrite(folder / f"{name}.tif", part, metadata={"axes": "ZYX"})
+    (folder / "b.tif").write_bytes((folder / "b.tif").read_bytes()[:5000])
+    words = [
+        str(model_file("semantic")),
+        str(folder),
+        str(tmp_path / "out"),
+        "--each",
+        "--spacing",
+        "2,0.5,0.5",
+    ]
+    monkeypatch.setattr("sys.argv", ["aequorea", "predict", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    said = capsys.readouterr()
+    assert left.value.code == 2 and "1 of the images could not be predicted" in said.err
+    assert "b.tif" in said.err and "a_label: labels of a, left out" in said.out
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.ome.zarr", "c.ome.zarr"}
+
+
+def test_a_preview_keeps_to_what_was_told(tmp_path: Path) -> None:
+    """Region, scale and threshold change what is shown."""
+    model, image = aq.load(model_file("instances")), from_array(nuclei(3, (12, 80, 80))[0], SPACING)
+    said: dict[str, list[str]] = {}
+    for name, words in (("plain", {}), ("part", {"region": "2:11,:40,:"}), ("coarse", {"scale": 4.0})):
+        lines = said[name] = []
+        preview(model, image, tmp_path / f"{name}.html", PredictSpec.parse(words), say=lines.append)
+        assert (tmp_path / f"{name}.html").exists()
+    assert said["plain"] != said["coarse"] and said["part"][0].startswith("0:9,0:40,0:80")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"scale": 0}, {"scale": -1}, {"object_size": -5}, {"threshold": 1.5}, {"threshold": 0}, {"tile": 0}],
+)
+def test_numbers_out_of_range_are_refused(words: dict[str, float]) -> None:
+    with pytest.raises(SpecError, match=next(iter(words))):
+        PredictSpec.parse(words)
+
+
+def test_an_object_size_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """Of a model that knows no objects, and for an image of unknown voxels; and results have their own ending."""
+    image, spec = nuclei(3)[0], PredictSpec(object_size=5.0)
+    with pytest.raises(DataError, match="use --scale instead"):
+        predict(model_file("semantic"), from_array(image, SPACING), tmp_path / "a.ome.zarr", spec)
+    with pytest.raises(DataError, match="give --spacing"):
+        predict(model_file("instances"), from_array(image), tmp_path / "a.ome.zarr", spec)
+    with pytest.raises(DataError, match=r"name it .*a\.ome\.zarr"):
+        predict(model_file("semantic"), from_array(image, SPACING), tmp_path / "a.tif")
+    assert not any(tmp_path.iterdir())
 
 
 def test_real_organoid(tmp_path: Path, real_data: Path) -> None:

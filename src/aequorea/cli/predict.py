@@ -93,12 +93,16 @@ def command(app: typer.Typer) -> None:
             show(load(model), volume, place, spec)
             print(f"preview: {place}")
             return
-        failed: list[str] = []
+        failed: list[AequoreaError] = []
+
+        def skip(error: AequoreaError) -> None:
+            failed.append(error)
+            typer.echo(f"not predicted: {error}", err=True)
 
         def several() -> Iterator[tuple[Volume, Path]]:
             found = open_many(
                 source,
-                failed=lambda error: failed.append(str(error)),
+                failed=skip,
                 many="each" if source.is_dir() else None,
                 **told,
             )
@@ -114,7 +118,7 @@ def command(app: typer.Typer) -> None:
             except AequoreaError as error:
                 if not each:
                     raise
-                failed.append(str(error))
+                skip(error)
                 continue
             for name, table in done.result.tables.items():
                 rows = len(next(iter(table.values()))) if table else 0

@@ -49,7 +49,7 @@ LEVEL = 0.02
 MANY = 5
 """A single object in this many pieces is a mask, not an object."""
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-PERSISTENCES = (0.08, 0.12, 0.16, 0.2, 0.25, 0.3)
+PERSISTENCES = (0.1, 0.14, 0.18, 0.22, 0.27, 0.33)
 """Operating points that :meth:`Instances.calibrate` tries."""
 
 
@@ -76,7 +76,7 @@ class InstancesSpec(Spec):
     """
 
     threshold: float = Field(0.5, gt=0, le=1)
-    persistence: float = Field(0.16, ge=1 / UNIT)
+    persistence: float = Field(0.18, ge=1 / UNIT)
     min_size_um3: float | None = Field(None, ge=0)
     height: Literal["mix", "capped"] = "mix"
     neighbours: Literal[6, 26] = 6
