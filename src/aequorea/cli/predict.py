@@ -106,9 +106,10 @@ def command(app: typer.Typer) -> None:
                 many="each" if source.is_dir() else None,
                 **told,
             )
+            files = {path.name.split(".")[0] for path in source.iterdir()} if source.is_dir() else set()
             for name, one in found:
-                if name.endswith("_label") and any(source.glob(f"{name.removesuffix('_label')}.*")):
-                    print(f"{name}: labels of {name.removesuffix('_label')}, left out")
+                if name.endswith("_label") and (image := name.removesuffix("_label")) in files:
+                    print(f"{name}: labels of {image}, left out")
                 else:
                     yield one, out / f"{name}.ome.zarr"
 
@@ -131,6 +132,4 @@ def command(app: typer.Typer) -> None:
                 )
             print(f"result: {place}")
         if failed:
-            raise DataError(
-                "\n".join([f"{len(failed)} images were not predicted, the others were:", *failed])
-            )
+            raise DataError(f"{len(failed)} of the images could not be predicted (above), all others were")
