@@ -19,7 +19,7 @@ def command(app: typer.Typer) -> None:
             str | None, typer.Option(help="Folder or pattern of volumes with instance labels.")
         ] = None,
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("aequorea-demo"),
-        steps: Annotated[int, typer.Option(help="Training steps.")] = 160,
+        steps: Annotated[int, typer.Option(help="Training steps.")] = 110,
     ) -> None:
         """Show the whole path: train on two labelled crops, predict an unseen volume, score and report."""
         import time

@@ -37,7 +37,7 @@ CROP: Triple = (24, 96, 96)
 UNSEEN: Triple = (48, 192, 192)
 TEST_RECIPE = NucleiSpec(diameter=(6.0, 13.0), contrast=0.5, brightness=0.6, photons=40.0, glow=0.3)
 """The specimen that is scored comes from other ranges of size, texture and light than those trained on."""
-STEPS = 160
+STEPS = 110
 
 
 @dataclass(frozen=True)
