@@ -64,11 +64,13 @@ def evaluate_model(
     if seen:
         say(f"scores flatter: trained on images of the same names: {', '.join(seen)}")
 
+    # A part of a volume is normalised as the whole would be; parts of one volume measure it once.
+    whole = ranges([item for item in marked or items if item.source is not None])
+
     def cases() -> Iterator[Case]:
         for item in marked or items:
             store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-            # A part of a volume is normalised as the whole would be.
-            known = ranges([item])[item.name] if item.source else item.intensity
+            known = whole.get(item.name, item.intensity)
             done = predict(model, item.image, store, spec, intensity=known, overwrite=overwrite, say=say)
             yield Case(item.name, item.image, item.annotation, done.result)
 
