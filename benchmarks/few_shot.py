@@ -31,6 +31,7 @@ from aequorea.errors import AequoreaError
 from aequorea.results import Result
 from aequorea.signal.classical import best_threshold, otsu_watershed
 from aequorea.signal.intensity import measure
+from aequorea.signal.strokes import strokes
 from aequorea.tasks.instances import Instances, InstancesSpec
 from aequorea.tasks.semantic import Semantic, SemanticSpec
 from aequorea.volume import Region, Volume, from_array
@@ -38,7 +39,6 @@ from aequorea.workflows.dataset import Item
 from aequorea.workflows.demo import tuned_watershed
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.open import open as open_volume
-from strokes import strokes
 
 CROP_VOXELS = 48**3
 UNLABELLED = 65535

@@ -27,6 +27,7 @@ from aequorea.engine.probe import fit_head
 from aequorea.layers.forest import ForestHead
 from aequorea.layers.heads import DenseHead
 from aequorea.signal.intensity import measure
+from aequorea.signal.strokes import strokes
 from aequorea.tasks.semantic import Semantic, SemanticSpec
 from aequorea.volume import Volume
 from aequorea.workflows.open import open as open_volume
@@ -34,12 +35,6 @@ from aequorea.workflows.open import open as open_volume
 BARS = {"ovule nuclei": 0.87, "liver vessels": 0.78, "axons": 0.72}
 SLACK = 0.02
 SETS, FEW_SETS, QUICK_SETS = 12, 3, 1
-PER_CLASS, LENGTH, PLANES = 500, 25, 3
-WANDER = 0.15
-"""Standard deviation, in radians, of how much a line turns from voxel to voxel."""
-
-FEW = 300
-"""Voxels of each class that a plane must show to be painted on."""
 
 
 def volumes(data: Path) -> dict[str, tuple[Volume, NDArray[np.int8]]]:
@@ -68,30 +63,6 @@ def volumes(data: Path) -> dict[str, tuple[Volume, NDArray[np.int8]]]:
             np.select([planes == 1, planes == 2], [0, 1], -1).astype(np.int8),
         ),
     }
-
-
-def strokes(truth: NDArray[np.int8], seed: int) -> NDArray[np.bool_]:
-    """Return where somebody painted: wandering lines inside each class."""
-    rng = np.random.default_rng(seed)
-    shown = [z for z, plane in enumerate(truth) if min((plane == 0).sum(), (plane == 1).sum()) >= FEW]
-    planes = rng.permutation(shown)[:PLANES]
-    painted = np.zeros(truth.shape, bool)
-    for kind in (0, 1):
-        left = PER_CLASS
-        while left:
-            z = rng.choice(planes)
-            y, x = rng.choice(np.argwhere(truth[z] == kind)).astype(float)
-            angle = rng.uniform(0, 2 * np.pi)
-            for _ in range(LENGTH):
-                place = z, round(y), round(x)
-                inside = 0 <= place[1] < truth.shape[1] and 0 <= place[2] < truth.shape[2]
-                if not left or not inside or truth[place] != kind:
-                    break
-                left -= not painted[place]
-                painted[place] = True
-                angle += rng.normal(0, WANDER)
-                y, x = y + np.sin(angle), x + np.cos(angle)
-    return painted
 
 
 def dice(level: Tensor, truth: NDArray[np.int8], painted: NDArray[np.bool_], method: str) -> float:

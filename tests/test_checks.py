@@ -19,6 +19,7 @@ from aequorea.layers.heads import DenseHead
 from aequorea.plugs import Layout, OpenOptions
 from aequorea.specs import Spec
 from aequorea.tasks.semantic import Semantic
+from aequorea.volume import ORIGIN, Triple
 
 torch.set_num_threads(1)
 
@@ -89,12 +90,12 @@ class Body(nn.Module):
     def layout(self, spacing: Any) -> Layout:
         return Layout((self.spec.width,), ((1, 1, 1),), self.grid, self.reach, self.halo)
 
-    def forward(self, x: Tensor, spacing: Any) -> list[Tensor]:
+    def forward(self, x: Tensor, spacing: Any, origin: Triple = ORIGIN) -> list[Tensor]:
         return [torch.relu(self.conv(x))]
 
 
 class Spatial(Body):
-    def forward(self, x: Tensor, spacing: Any) -> list[Tensor]:
+    def forward(self, x: Tensor, spacing: Any, origin: Triple = ORIGIN) -> list[Tensor]:
         out = self.conv(x)
         return [out - out.mean((2, 3, 4), keepdim=True)]
 
@@ -114,12 +115,12 @@ class Dead(Body):
 
 
 class Random(Body):
-    def forward(self, x: Tensor, spacing: Any) -> list[Tensor]:
+    def forward(self, x: Tensor, spacing: Any, origin: Triple = ORIGIN) -> list[Tensor]:
         return [out + np.random.default_rng().random() for out in super().forward(x, spacing)]
 
 
 class Greedy(Body):
-    def forward(self, x: Tensor, spacing: Any) -> list[Tensor]:
+    def forward(self, x: Tensor, spacing: Any, origin: Triple = ORIGIN) -> list[Tensor]:
         return [level[..., :-1] for level in super().forward(x, spacing)]
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from aequorea.annotations import Annotation
 from aequorea.results import Output, Result
 from aequorea.specs import Spec
-from aequorea.volume import Array, Region, Spacing, Triple, Volume
+from aequorea.volume import ORIGIN, Array, Region, Spacing, Triple, Volume
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,7 +60,7 @@ class Layout:
 
 
 class Backbone(Protocol):
-    """The body: an ``nn.Module`` with ``forward(x_BCZYX, spacing) -> [level_BCZYX, ...]``, finest first.
+    """The body: an ``nn.Module`` with ``forward(x_BCZYX, spacing, origin) -> [level_BCZYX, ...]``, finest first.
 
     Input of any size: the body pads what it needs at the far ends and crops its levels back to
     ``ceil(size / stride)``. ``ndim`` is 2 or 3; a 2-D body receives planes as batch. ``points`` names the modules to
@@ -76,8 +76,8 @@ class Backbone(Protocol):
     def layout(self, spacing: Spacing | None) -> Layout:
         """Return channels, strides, grid and reach at a spacing."""
 
-    def __call__(self, x: Tensor, spacing: Spacing | None) -> list[Tensor]:
-        """Return the pyramid, finest first."""
+    def __call__(self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> list[Tensor]:
+        """Return the pyramid, finest first; ``origin`` is where x begins on the body's grid (for anchored windows)."""
 
 
 class Head(Protocol):
@@ -178,12 +178,16 @@ class Objective(Protocol):
 
     One that owns modules is an ``nn.Module``; those whose size depends on the body are of PyTorch's lazy kind
     (``nn.LazyConv3d``): one sample is run before training begins.
+
+    Two more methods are used where there are any. ``survey(patch, backbone, spacing, rng)`` returns plain data about a
+    volume, found once, which ``prepare`` gets as ``facts``; ``residuals(backbone, batch, spacing)`` returns sums of
+    squared errors for each sample, of the network and of its rivals, for the table of held-out volumes.
     """
 
     Spec: ClassVar[type[Spec]]
     spec: Any
 
-    def prepare(self, patch: Array | None, rng: Any) -> dict[str, Array]:
+    def prepare(self, patch: Array | None, rng: Any, facts: Any = None) -> dict[str, Array]:
         """Return the arrays of one sample of ``patch_CZYX`` (normalised); with no patch it generates one."""
 
     def __call__(

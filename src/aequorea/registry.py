@@ -21,13 +21,14 @@ BUILTIN: dict[str, dict[str, str]] = {
     },
     "backbones": {
         "filters": "aequorea.backbones.filters:Filters",
+        "hiera": "aequorea.backbones.hiera:Hiera",
         "unet": "aequorea.backbones.unet:UNet",
     },
     "adapters": {
         "linear": "aequorea.adapters.linear:LinearProbe",
         "lora": "aequorea.adapters.lora:LoRA",
     },
-    "objectives": {},
+    "objectives": {"mae": "aequorea.objectives.mae:MAE"},
     "formats": {
         "ome_zarr": "aequorea.formats.ome_zarr:OmeZarr",
         "tiff": "aequorea.formats.tiff:Tiff",

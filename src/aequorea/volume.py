@@ -21,6 +21,7 @@ from aequorea.errors import DataError
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
 Array = NDArray[Any]
+ORIGIN: Triple = (0, 0, 0)
 
 
 @dataclass(frozen=True, order=True)

@@ -14,7 +14,7 @@ from aequorea.errors import DataError
 from aequorea.plugs import Layout
 from aequorea.signal import filters
 from aequorea.specs import Spec
-from aequorea.volume import Spacing
+from aequorea.volume import ORIGIN, Spacing, Triple
 
 
 class FiltersSpec(Spec):
@@ -60,7 +60,7 @@ class Filters(nn.Module):
         return Layout((channels,), ((1, 1, 1),), (gz, gy, gx), (rz, ry, rx), (halo_z, halo_y, halo_x))
 
     @torch.no_grad()
-    def forward(self, x: Tensor, spacing: Spacing | None) -> list[Tensor]:
+    def forward(self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> list[Tensor]:
         """Return one level_BCZYX of float32 responses; no gradient flows back.
 
         Raises

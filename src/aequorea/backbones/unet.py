@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from aequorea.layers.conv import Conv, ConvUnit, Pointwise, Residual, convolve, convolve_planes
+from aequorea.layers.conv import Conv, ConvUnit, Pointwise, Residual, convolve, convolve_planes, role_kernels
 from aequorea.layers.norm import BatchNorm
+from aequorea.layers.upsample import add_upsampled
 from aequorea.plugs import Layout
 from aequorea.specs import Spec
-from aequorea.volume import Spacing, Triple
+from aequorea.volume import ORIGIN, Spacing, Triple
 
 WIDTHS = {"tiny": 16, "small": 32}
 ROLES = 8
@@ -97,7 +98,7 @@ class UNet(nn.Module):
         held = 1.4 + 4 / math.prod(steps[0])
         return Layout(self._widths, tuple(strides), grid, (z, y, x), (halo_z, halo_y, halo_x), held)
 
-    def forward(self, x: Tensor, spacing: Spacing | None) -> list[Tensor]:
+    def forward(self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> list[Tensor]:
         """Return the decoder's pyramid, finest level first, each cropped to ceil(size / stride)."""
         steps = self.strides(spacing)
         size = x.shape[2:]
@@ -118,12 +119,12 @@ class UNet(nn.Module):
         levels = [skips.pop()]
         for i in reversed(range(1, len(steps))):
             coarse = self.narrow[i](levels[0])
-            levels.insert(0, self.decoder[i](_add_upsampled(skips.pop(), coarse, steps[i])))
+            levels.insert(0, self.decoder[i](add_upsampled(skips.pop(), coarse, steps[i])))
         coarse = self.narrow[0](levels[0])
         if fine is None:
             levels.insert(0, self._ascend(x, coarse, steps[0]))
         else:
-            levels.insert(0, self.decoder[0](_add_upsampled(fine, coarse, steps[0])))
+            levels.insert(0, self.decoder[0](add_upsampled(fine, coarse, steps[0])))
         return [
             level[..., : -(-size[0] // s[0]), : -(-size[1] // s[1]), : -(-size[2] // s[2])]
             for level, s in zip(levels, strides)
@@ -141,7 +142,7 @@ class UNet(nn.Module):
         """Return the finest level from the second one, narrowed, and the image, which is embedded again."""
         out: Tensor | None = None
         for outer, inner in _slabs(x.shape[2]):
-            fine = _add_upsampled(self._embed(x[:, :, outer]), coarse[:, :, _over(outer, step[0])], step)
+            fine = add_upsampled(self._embed(x[:, :, outer]), coarse[:, :, _over(outer, step[0])], step)
             part = self.decoder[0](fine)[:, :, inner]
             if out is None:
                 shape = (*part.shape[:2], *x.shape[2:])
@@ -153,11 +154,7 @@ class UNet(nn.Module):
         return out
 
     def _embed(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        if channels > ROLES:
-            raise ValueError(f"{channels} channels, at most {ROLES}")
-        gain = 1 + self.roles[:channels]
-        weight = torch.einsum("cw,wizyx->wczyx", gain.to(x.dtype), self.embed.weight.to(x.dtype).clone())
+        weight = role_kernels(self.embed.weight.to(x.dtype), self.roles, x.shape[1])
         first = convolve_planes if x.device.type == "cpu" else convolve
         return F.relu(self.embed_norm(first(x, weight, self.embed.bias)), inplace=True)
 
@@ -166,27 +163,6 @@ class UNet(nn.Module):
         if isinstance(self.embed_norm, BatchNorm):
             self.embed = nn.utils.fusion.fuse_conv_bn_eval(self.embed.eval(), self.embed_norm.eval())
             self.embed_norm = nn.Identity()
-
-
-def _add_upsampled(fine: Tensor, coarse: Tensor, step: Triple) -> Tensor:
-    """Return ``fine`` plus the nearest upsampling of ``coarse``; in the place of ``fine`` unless gradients flow.
-
-    Upsampled along x alone, ``coarse`` has rows that are added to those of ``fine`` at full speed, and no tensor of
-    the size of ``fine`` is made.
-    """
-    b, c, z, y, x = coarse.shape
-    channels_last = fine.is_contiguous(memory_format=torch.channels_last_3d)
-    if channels_last:
-        rows, blocks = coarse.permute(0, 2, 3, 4, 1), fine.permute(0, 2, 3, 4, 1)
-    else:
-        rows, blocks = coarse.reshape(b * c, z, y, x, 1), fine.reshape(b * c, *fine.shape[2:], 1)
-    n = len(rows)
-    rows = rows[:, :, :, :, None].expand(n, z, y, x, step[2], rows.shape[4]).reshape(n, z, 1, y, 1, -1)
-    blocks = blocks.reshape(n, z, step[0], y, step[1], -1)
-    out = blocks + rows if torch.is_grad_enabled() else blocks.add_(rows)
-    if channels_last:
-        return out.view(b, *fine.shape[2:], c).permute(0, 4, 1, 2, 3)
-    return out.view(fine.shape)
 
 
 def _slabs(planes: int) -> Iterator[tuple[slice, slice]]:

@@ -264,7 +264,7 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
         tiling = Tiling.of(network, (wanted[0], wanted[1], wanted[2]), spacing, halo)
         part = tiling.computed(region)
         block = np.ascontiguousarray(whole[(slice(None), *tiling.reads(part).slices)])
-        out = Runner(network, tiling.body_spacing)(block)
+        out = Runner(network, tiling.body_spacing)(block, part.start)
         kept = tiling.output(region).relative_to(tiling.output(part))
         results.append(task.store(out[(..., *kept.slices)]).float())
     difference = (results[0] - results[1]).abs()
@@ -339,7 +339,7 @@ def _compute(
     """Yield (body region, stored values) covering ``body``; halves the tile while memory does not suffice."""
     computed = tiling.computed(body)
     try:
-        out = runner(block)
+        out = runner(block, computed.start)
         kept = tiling.output(body).relative_to(tiling.output(computed))
         yield body, _stored(out[(..., *kept.slices)], store)
         return

@@ -201,7 +201,7 @@ def _features(network: Network, pair: Pair, tiling: Tiling, places: Array) -> Te
     tensor = next(chain(network.parameters(), network.buffers()))  # a forest on filters has no parameters
     image = torch.from_numpy(pair.image.read(tiling.reads(computed)))[None].to(tensor.device, torch.float32)
     training = network.training
-    level = network.eval().levels(image, tiling.body_spacing)[0][0]
+    level = network.eval().levels(image, tiling.body_spacing, computed.start)[0][0]
     network.train(training)
     stride = network.backbone.layout(tiling.body_spacing).strides[0]
     if stride != (1, 1, 1):

@@ -40,6 +40,26 @@ def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     return out.reshape(batch, planes, -1, rows, columns).transpose(1, 2)
 
 
+def role_kernels(kernel: Tensor, roles: Tensor, channels: int) -> Tensor:
+    """Return the kernel for an image of several channels, made of that of one.
+
+    What a channel is, is learnt as a gain per role and output, which starts at one.
+
+    Parameters
+    ----------
+    kernel
+        Axes W 1 Z Y X.
+    roles
+        Axes R W; as many channels are allowed.
+    channels
+        Of the image.
+    """
+    if channels > len(roles):
+        raise ValueError(f"{channels} channels, at most {len(roles)}")
+    gain = 1 + roles[:channels]
+    return torch.einsum("cw,wizyx->wczyx", gain.to(kernel.dtype), kernel.clone())
+
+
 class Pointwise(nn.Conv3d):
     """A 1³ convolution: the same linear map at every voxel.
 

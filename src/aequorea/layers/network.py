@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aequorea.volume import Spacing, Triple
+from aequorea.volume import ORIGIN, Spacing, Triple
 
 PROBE: Triple = (64, 64, 64)
 """Size of an image to ask a stem about: its spacing does not depend on it."""
@@ -31,7 +31,9 @@ class Network(nn.Module):
         found: Spacing | None = self.stem.domain(PROBE, spacing)[1]
         return found
 
-    def levels(self, image: Tensor, spacing: Spacing | None) -> tuple[list[Tensor], tuple[int, int, int]]:
+    def levels(
+        self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN
+    ) -> tuple[list[Tensor], tuple[int, int, int]]:
         """Return the body's pyramid (finest first) of image_BCZYX and the size of its grid, of that spacing."""
         x: Tensor = self.stem(image)
         if x.shape[1] == x.shape[2] == 1:
@@ -40,14 +42,17 @@ class Network(nn.Module):
             x = x.clone(memory_format=torch.contiguous_format)
         size = (x.shape[2], x.shape[3], x.shape[4])
         if self.backbone.ndim == 3:
-            return self.backbone(x, spacing), size
+            return self.backbone(x, spacing, origin), size
         batch, planes = x.shape[0], x.shape[2]
         flat = x.transpose(1, 2).reshape(batch * planes, x.shape[1], 1, *x.shape[3:])
-        levels = self.backbone(flat, spacing)
+        levels = self.backbone(flat, spacing, origin)
         return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], size
 
-    def forward(self, image: Tensor, spacing: Spacing | None) -> Tensor:
-        """Return output_BKZYX for image_BCZYX; the spacing is that of the body's grid (z, y, x in µm, or None)."""
-        levels, size = self.levels(image, spacing)
+    def forward(self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> Tensor:
+        """Return output_BKZYX for image_BCZYX.
+
+        Spacing (z, y, x in µm, or None) is that of the body's grid; origin, where what is given begins on it.
+        """
+        levels, size = self.levels(image, spacing, origin)
         out: Tensor = self.head(levels, size)
         return out

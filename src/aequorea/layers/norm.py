@@ -7,6 +7,8 @@ PyTorch's own synchronised version exists for GPUs alone; this one works with an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -57,3 +59,27 @@ class BatchNorm(nn.BatchNorm3d):
         scale = self.weight * (var + self.eps).rsqrt()
         out = centred * scale.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
         return out.to(x.dtype)
+
+
+@torch.no_grad()
+def settle(module: nn.Module, batches: Sequence[tuple[Tensor, Callable[[Tensor], object]]]) -> None:
+    """Give normalisations the statistics of some inputs, in place of those of training.
+
+    Parameters
+    ----------
+    module
+        Left in evaluation.
+    batches
+        Inputs, and what to do with each: a pass through the module.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
+    momenta = [norm.momentum for norm in norms]
+    module.train()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+    for x, run in batches:
+        run(x)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    module.eval()

@@ -1,31 +1,47 @@
 """The verb *pretrain*: from unlabelled volumes to a body that fine-tuning starts from.
 
 What is learnt is said by objectives, a weighted list of them: each makes its sample of every patch and its losses
-of every batch, and they are added up.
+of every batch, and they are added up. Whole specimens are held out; on them the command says what was learnt beside
+rivals that learnt nothing (:mod:`aequorea.workflows.judged`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
+from aequorea.engine.blocks import BlockSampler, Source
+from aequorea.engine.durable import write_file, write_json
 from aequorea.engine.predict import normalised
 from aequorea.engine.train import TrainSpec, process, train
 from aequorea.errors import DataError
+from aequorea.layers.norm import settle
 from aequorea.model import card_of, save_body
 from aequorea.registry import build
-from aequorea.signal.intensity import measure
+from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.specs import Spec
-from aequorea.volume import Array, Region, Triple, Volume
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
 from aequorea.workflows.finetune import patch_size, reference_spacing
 from aequorea.workflows.open import open as open_volume
-from aequorea.workflows.run_folder import check_claim, claim
+from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
+
+PATCH: Triple = (64, 64, 64)
+"""Most voxels (z, y, x) of a sample; planes are ``FLAT``."""
+FLAT: Triple = (1, 256, 256)
+COUNTED = 64**3 * 1024
+"""Larger volumes are normalised by sampled places."""
+SETTLING = 16
+"""Batches on which normalisations learn the statistics of what nothing is hidden of."""
+CROPS = 8
+"""Patches of a held-out volume."""
 
 
 class WeightedObjective(Spec):
@@ -55,23 +71,45 @@ class PretrainSpec(Spec):
     train
         Steps, rate, seed.
     patch
-        Voxels (z, y, x) of one sample; default: that of fine-tuning.
+        Voxels (z, y, x) of one sample of a volume; default: 64³, or about as much of a thin one.
+    held_out
+        Share of the specimens that is kept to judge by.
     """
 
-    objectives: tuple[WeightedObjective, ...] = Field(min_length=1)
-    backbone: dict[str, Any] = Field(default={"name": "unet"})
-    train: TrainSpec = TrainSpec()
+    objectives: tuple[WeightedObjective, ...] = Field(
+        default=(WeightedObjective(objective={"name": "mae"}),), min_length=1
+    )
+    backbone: dict[str, Any] = Field(default={"name": "hiera"})
+    train: TrainSpec = TrainSpec(steps=1000, batch=8, learning_rate=1e-3, checkpoint_every=50)
     patch: Triple | None = None
+    held_out: float = Field(default=0.15, ge=0, lt=1)
 
 
-class Pretrained(NamedTuple):
-    """What a run left: the body's file, for ``finetune --model``, and its card."""
+@dataclass(frozen=True)
+class Pretrained:
+    """What a run left.
+
+    Attributes
+    ----------
+    path
+        The body's file, for ``finetune --model``.
+    card
+        Its card; ``card["held_out"]`` has a row for each volume that was kept to judge by.
+    """
 
     path: Path
     card: dict[str, Any]
 
 
-def pretrain(data: Sequence[Any], run: str | Path, spec: PretrainSpec) -> Pretrained:
+def pretrain(
+    data: Sequence[Any],
+    run: str | Path,
+    spec: PretrainSpec,
+    *,
+    groups: Sequence[str] | None = None,
+    held: Sequence[Any] = (),
+    say: Callable[[str], None] = print,
+) -> Pretrained:
     """Train a body on volumes without labels, or take up a run that was interrupted.
 
     Parameters
@@ -82,6 +120,12 @@ def pretrain(data: Sequence[Any], run: str | Path, spec: PretrainSpec) -> Pretra
         Run folder. A finished one is read and nothing is done.
     spec
         Recipe; must be that of the folder, if it holds one.
+    groups
+        Specimen of each volume; default: each is its own.
+    held
+        Volumes to judge by; default: whole specimens of ``data``, as many as ``held_out`` says.
+    say
+        Receives lines for the user.
 
     Raises
     ------
@@ -90,32 +134,36 @@ def pretrain(data: Sequence[Any], run: str | Path, spec: PretrainSpec) -> Pretra
     """
     run = Path(run)
     path = run / "body.safetensors"
-    images = [source if isinstance(source, Volume) else open_volume(source) for source in data]
-    prints = {f"{number} {image.name}": image.fingerprint for number, image in enumerate(images)}
-    if len({image.shape[0] for image in images}) > 1:
-        raise DataError("images of several numbers of channels together: pick some with channel=")
+    images = [_opened(source) for source in data]
+    judges = [_opened(source) for source in held]
+    names = list(groups) if groups is not None else [f"{n} {image.name}" for n, image in enumerate(images)]
+    prints = {f"{number} {image.name}": image.fingerprint for number, image in enumerate([*images, *judges])}
     check_claim(run, spec, prints)
     if path.exists():
+        drop_checkpoints(run)
         return Pretrained(path, card_of(path))
     torch.manual_seed(spec.train.seed)
     body = build("backbones", spec.backbone)
     objectives = [(build("objectives", one.objective), one) for one in spec.objectives]
-    spacing = reference_spacing(images)
-    sizes = [image.size for image in images] or [(64, 64, 64)]
-    patch = spec.patch or patch_size(sizes, body.layout(spacing).grid)
-    scaled = [normalised(image, measure(image)) for image in images]
+    if not judges and spec.held_out:
+        images, names, judges = _parted(images, names, spec)
+    claim(run, spec, prints)
+    ranges = _ranges([*images, *judges], run)
+    train_set, judge_set = ranges[: len(images)], ranges[len(images) :]
+    sources = [_source(image, name, body, spec.patch) for image, name in zip(train_set, names)]
+    rivals = [_source(image, image.name, body, spec.patch) for image in judge_set]
+    facts = _surveyed(objectives, [*sources, *rivals], body, run, spec.train.seed)
+    sampler = BlockSampler(sources, spec.train.batch, spec.train.seed) if sources else None
 
     def sample(index: int) -> dict[str, Array]:
-        rng = np.random.Generator(np.random.Philox(key=np.array([spec.train.seed, index], np.uint64)))
-        block = cut(scaled, patch, rng) if scaled else None
-        made = [objective.prepare(block, rng) for objective, _ in objectives]
-        return {f"{n}.{word}": array for n, arrays in enumerate(made) for word, array in arrays.items()}
+        number, patch = sampler(index) if sampler is not None else (-1, None)
+        return _prepared(objectives, patch, facts[number] if facts else None, [spec.train.seed, index], sources, number)
 
     def losses(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        spacing = _spacing(batch.pop("spacing"))
         out = {}
         for n, (objective, words) in enumerate(objectives):
-            own = {k.split(".", 1)[1]: v for k, v in batch.items() if k.split(".", 1)[0] == str(n)}
-            for name, value in objective(body, own, spacing).items():
+            for name, value in objective(body, _own(batch, n), spacing).items():
                 out[f"{words.objective['name']} {n} {name}"] = words.weight * value
         return out
 
@@ -126,25 +174,189 @@ def pretrain(data: Sequence[Any], run: str | Path, spec: PretrainSpec) -> Pretra
     owned = [objective for objective, _ in objectives if isinstance(objective, nn.Module)]
     module = nn.ModuleDict({"body": body, "objectives": nn.ModuleList(owned)}).eval()
     with torch.no_grad():  # gives lazy modules their size
-        losses({name: torch.from_numpy(array)[None] for name, array in sample(0).items()})
-    claim(run, spec, prints)
+        losses({name: torch.from_numpy(np.asarray(array))[None] for name, array in sample(0).items()})
     outcome = train(run, module, losses, sample, spec.train, after_step=after_step)
+    rows = [
+        row
+        for n, (objective, _) in enumerate(objectives)
+        for row in _judged(objective, n, body, rivals, facts[len(sources) :], spec)
+    ]
+    if sampler is not None:
+        device = next(body.parameters()).device
+        batches = [
+            torch.from_numpy(sampler(spec.train.batch * (spec.train.steps + i))[1])[None, :1].to(device)
+            for i in range(SETTLING)
+        ]
+        settle(body, [(batch, lambda x: body(x, reference_spacing(images))) for batch in batches])
     card = {
-        "spacing": list(spacing) if spacing else None,
+        "spacing": _plain(reference_spacing(images)),
         "objectives": [words.plain() for _, words in objectives],
+        "held_out": rows,
         "training": {"steps": len(outcome.history) - 1, "images": [image.name for image in images]},
     }
     if process()[0] == 0:
+        write_file(run / "summary.json", json.dumps(card, indent=1).encode())
         save_body(path, body, card)
+    drop_checkpoints(run)
+    for line in told(rows):
+        say(line)
     return Pretrained(path, card)
 
 
-def cut(images: Sequence[Volume], patch: Triple, rng: np.random.Generator) -> Array:
-    """Return a patch_CZYX at a random place of a random image, each voxel of them as likely; 0 outside of it."""
-    voxels = np.array([image.region.voxels for image in images], float)
-    image = images[int(rng.choice(len(images), p=voxels / voxels.sum()))]
-    start = [int(rng.integers(max(0, n - p) + 1)) for n, p in zip(image.size, patch)]
-    inside = Region.at(start, patch).clip(image.region)
-    out = np.zeros((image.shape[0], *patch), np.float32)
-    out[(slice(None), *inside.relative_to(Region.at(start, patch)).slices)] = image.read(inside)
+def told(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a table of R² on held-out volumes: the network's and its rivals', a line each, and the means."""
+    if not rows:
+        return ["nothing was held out to judge by"]
+    names = [name for name in rows[0] if name != "volume"]
+    width = max(len("mean"), *(len(row["volume"]) for row in rows))
+    lines = ["hidden-voxel R² against the mean of the visible voxels, held-out volumes"]
+    lines.append(f"{'':{width}}  " + "  ".join(f"{name:>13}" for name in names))
+    for row in [*rows, {"volume": "mean", **{n: float(np.mean([r[n] for r in rows])) for n in names}}]:
+        lines.append(f"{row['volume']:{width}}  " + "  ".join(f"{row[name]:13.3f}" for name in names))
+    return lines
+
+
+def _opened(source: Any) -> Volume:
+    return source if isinstance(source, Volume) else open_volume(source)
+
+
+def _plain(spacing: Spacing | None) -> list[float] | None:
+    return list(spacing) if spacing else None
+
+
+def _parted(
+    images: list[Volume], names: list[str], spec: PretrainSpec
+) -> tuple[list[Volume], list[str], list[Volume]]:
+    """Keep whole specimens to judge by, where there are several."""
+    specimens = sorted(set(names))
+    count = round(spec.held_out * len(specimens))
+    if not count:
+        return images, names, []
+    order = np.random.default_rng([spec.train.seed, 1]).permutation(len(specimens))
+    kept = {specimens[i] for i in order[:count]}
+    inside = [n for n, name in enumerate(names) if name not in kept]
+    return (
+        [images[n] for n in inside],
+        [names[n] for n in inside],
+        [image for image, name in zip(images, names) if name in kept],
+    )
+
+
+def _ranges(images: Sequence[Volume], run: Path) -> list[Volume]:
+    """Return normalised volumes; what was measured stays in the run folder."""
+    file = run / "intensity.json"
+    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    out = []
+    for image in images:
+        key = image.fingerprint
+        if key not in known:
+            found = measure(image) if image.region.voxels <= COUNTED else sampled(image)
+            known[key] = found.plain()
+            if process()[0] == 0:
+                write_json(file, known)
+        out.append(normalised(image, Intensity.parse(known[key])))
     return out
+
+
+def _source(image: Volume, group: str, body: Any, patch: Triple | None) -> Source:
+    """Return a volume with the patch that its depth and the body's grid ask for."""
+    layout = body.layout(image.spacing)
+    flat = image.size[0] == 1
+    most = FLAT if flat else patch or PATCH
+    grid = (1, *layout.grid[1:]) if flat else layout.grid
+    size = [max(g, min(m, -(-n // g) * g) // g * g) for m, n, g in zip(most, image.size, grid)]
+    if not flat and patch is None:
+        size = list(patch_of(image.size, grid))
+    return Source(image, group, (flat, layout.strides, tuple(size)), (size[0], size[1], size[2]))
+
+
+def patch_of(size: Triple, grid: Triple) -> Triple:
+    """Return voxels (z, y, x) of a patch of a volume: 64³, or of thin ones what they have and more to the sides."""
+    z = max(grid[0], min(PATCH[0], size[0] // grid[0] * grid[0]))
+    side = 64 if z > 16 else 96
+    y, x = (max(g, min(side // g * g, n // g * g)) for n, g in zip(size[1:], grid[1:]))
+    return z, y, x
+
+
+def _surveyed(
+    objectives: Sequence[tuple[Any, Any]], sources: Sequence[Source], body: Any, run: Path, seed: int
+) -> list[list[Any]]:
+    """Return what each objective wants to know of each volume; kept in the run folder."""
+    file = run / "survey.json"
+    if file.exists():
+        kept: list[list[Any]] = json.loads(file.read_text())
+        return kept
+    facts = []
+    for number, source in enumerate(sources):
+        row = []
+        for objective, _ in objectives:
+            survey = getattr(objective, "survey", None)
+            rng = np.random.default_rng([seed, number])
+            row.append(
+                None if survey is None else survey(lambda r, s=source: cut(s, r), body, source.image.spacing, rng)
+            )
+        facts.append(row)
+    if process()[0] == 0 and sources:
+        write_json(file, facts)
+    return facts
+
+
+def cut(source: Source, rng: np.random.Generator) -> Array:
+    """Return a patch_CZYX at a random place of a volume, mirrored where the volume is smaller."""
+    start = [int(rng.integers(max(0, n - p) + 1)) for n, p in zip(source.image.size, source.patch)]
+    block = source.image.read(Region.at(start, source.patch).clip(source.image.region))
+    short = [(0, p - n) for p, n in zip(source.patch, block.shape[1:])]
+    return np.pad(block, [(0, 0), *short], mode="symmetric")
+
+
+def _prepared(
+    objectives: Sequence[tuple[Any, Any]],
+    patch: Array | None,
+    facts: list[Any] | None,
+    key: list[int],
+    sources: Sequence[Source],
+    number: int,
+) -> dict[str, Array]:
+    """Return the arrays of one sample: each objective's under its number, and the spacing."""
+    rng = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+    spacing = sources[number].image.spacing if number >= 0 else None
+    out: dict[str, Array] = {"spacing": np.array(spacing or (np.nan,) * 3, np.float64)}
+    for n, (objective, _) in enumerate(objectives):
+        known = facts[n] if facts else None
+        for word, array in objective.prepare(patch, rng, known).items():
+            out[f"{n}.{word}"] = array
+    return out
+
+
+def _own(batch: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {k.split(".", 1)[1]: v for k, v in batch.items() if k.split(".", 1)[0] == str(n)}
+
+
+def _spacing(values: Tensor) -> Spacing | None:
+    """Return the spacing of a batch, whose samples agree but for what the body does not see."""
+    z, y, x = (float(v) for v in values[0])
+    return None if z != z else (z, y, x)
+
+
+def _judged(
+    objective: Any, n: int, body: Any, sources: Sequence[Source], facts: Sequence[list[Any]], spec: PretrainSpec
+) -> list[dict[str, Any]]:
+    """Return R² of hidden voxels on each held-out volume: the network's and its rivals'."""
+    residuals = getattr(objective, "residuals", None)
+    if residuals is None:
+        return []
+    device = next(body.parameters()).device
+    rows = []
+    for source, known in zip(sources, facts):
+        total: dict[str, float] = {}
+        for i in range(CROPS):
+            rng = np.random.default_rng([i, 77])
+            # Without change of the optics: what is asked for is what was recorded.
+            made = objective.prepare(cut(source, rng), rng, {**known[n], "spacing": None, "plain": True})
+            batch = {k: torch.from_numpy(np.asarray(v))[None].to(device) for k, v in made.items()}
+            with torch.inference_mode():
+                for name, value in residuals(body, batch, source.image.spacing).items():
+                    total[name] = total.get(name, 0.0) + float(value.sum())
+        mean = total.pop("visible mean")
+        rows.append({"volume": Path(source.image.name).name, **{k: 1 - v / mean for k, v in total.items()}})
+    return rows

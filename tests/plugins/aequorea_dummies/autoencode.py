@@ -15,7 +15,7 @@ class Autoencode(nn.Module):
         self.spec = spec
         self.decode = nn.LazyConv3d(1, 1)
 
-    def prepare(self, patch, rng):
+    def prepare(self, patch, rng, facts=None):
         return {"image": patch}
 
     def forward(self, backbone, batch, spacing):

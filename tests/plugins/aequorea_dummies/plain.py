@@ -31,5 +31,5 @@ class Plain(nn.Module):
     def layout(self, spacing) -> Layout:
         return Layout((self.spec.width,), ((1, 1, 1),), (1, 1, 1), (2, 2, 2), (2, 2, 2))
 
-    def forward(self, x, spacing):
+    def forward(self, x, spacing, origin=(0, 0, 0)):
         return [torch.relu(self.second(torch.relu(self.first(x))))]

@@ -1,0 +1,86 @@
+"""``aequorea pretrain``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aequorea.cli.options import fields
+
+
+def command(app: typer.Typer) -> None:
+    """Register the command."""
+
+    @app.command()
+    def pretrain(
+        data: Annotated[
+            list[Path], typer.Argument(help="Images, or folders that are searched for them; no labels.")
+        ],
+        out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("pretrained"),
+        backbone: Annotated[str, typer.Option(help="hiera or unet.")] = "hiera",
+        objective: Annotated[str, typer.Option(help="What is learnt: mae.")] = "mae",
+        steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
+        batch: Annotated[int, typer.Option(help="Patches of a step.")] = 8,
+        learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+        seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+        held: Annotated[
+            list[Path] | None,
+            typer.Option(
+                "--held",
+                help="Images to judge by, not trained on; default: specimens of the data. May be repeated.",
+            ),
+        ] = None,
+        held_out: Annotated[float, typer.Option(help="Share of the specimens kept to judge by.")] = 0.15,
+        set_: Annotated[
+            list[str] | None,
+            typer.Option("--set", help="A field of objective, backbone or train: objective.unit=16"),
+        ] = None,
+    ) -> None:
+        """Learn from volumes without labels; run again to take up an interrupted run."""
+        from aequorea.engine.processes import together
+        from aequorea.errors import SpecError, nearest
+        from aequorea.workflows.pretrain import PretrainSpec, pretrain, told
+        from aequorea.workflows.unlabelled import find_volumes
+
+        recipes: dict[str, dict[str, Any]] = {
+            "objective": {"name": objective},
+            "backbone": {"name": backbone},
+            "train": {
+                "steps": steps,
+                "batch": batch,
+                "learning_rate": learning_rate,
+                "seed": seed,
+                "checkpoint_every": 50,
+            },
+        }
+        for path, value in fields(set_ or [], "--set").items():
+            recipe, _, word = path.rpartition(".")
+            if recipe not in recipes:
+                raise SpecError(f"--set {path}: no recipe is called '{recipe}'; {nearest(recipe, recipes)}")
+            recipes[recipe][word] = value
+        spec = PretrainSpec.parse(
+            {
+                "objectives": [{"objective": recipes["objective"]}],
+                "backbone": recipes["backbone"],
+                "train": recipes["train"],
+                "held_out": held_out,
+            }
+        )
+        volumes = find_volumes(data)
+        kept = [path for path, _ in find_volumes(held)] if held else []
+        with together() as first:
+            done = pretrain(
+                [path for path, _ in volumes],
+                out,
+                spec,
+                groups=[group for _, group in volumes],
+                held=kept,
+                say=lambda line: None,
+            )
+        if first:
+            for line in told(done.card["held_out"]):
+                print(line)
+            print(f"body:  {done.path}")
+            print(f"next:  aequorea finetune LABELLED --model {done.path}")
