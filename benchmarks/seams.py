@@ -207,7 +207,7 @@ def touching(labels: NDArray[np.int32]) -> float:
 
 def tilings(size: Triple, grid: Triple) -> Iterator[Triple]:
     """Yield cores of several sizes, so that each voxel is near a border in some and not in others."""
-    for side in (32, 40, 48, 56):
+    for side in (24, 32, 40, 48, 56, 64, 80):
         core = tuple(-(-min(side, n) // g) * g for n, g in zip(size, grid))
         yield core[0], core[1], core[2]
 

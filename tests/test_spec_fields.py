@@ -18,10 +18,12 @@ from torch import nn
 import aequorea
 from aequorea.annotations import LabelImage
 from aequorea.backbones.filters import Filters, FiltersSpec
+from aequorea.backbones.hiera import Hiera, HieraSpec
 from aequorea.backbones.unet import UNet, UNetSpec
 from aequorea.engine import checkpoint
 from aequorea.engine.train import TrainSpec, train
 from aequorea.layers.forest import ForestHead
+from aequorea.objectives.mae import MAE, MAESpec
 from aequorea.results import MemoryOutput
 from aequorea.signal.specimens import NucleiSpec, touching_nuclei
 from aequorea.specs import Spec
@@ -70,6 +72,18 @@ def _nuclei(field: str, value: Any) -> bytes:
 def _unet(field: str, value: Any) -> tuple[int, Any]:
     body = UNet(changed(UNetSpec, field, value))
     return sum(p.numel() for p in body.parameters()), body.layout(None).reach
+
+
+def _hiera(field: str, value: Any) -> tuple[int, Any]:
+    body = Hiera(changed(HieraSpec, field, value))
+    return sum(p.numel() for p in body.parameters()), body.layout(None).grid
+
+
+def _mae(field: str, value: Any) -> bytes:
+    objective, patch = MAE(changed(MAESpec, field, value)), np.random.default_rng(0).random((1, 32, 32, 32))
+    facts = objective.survey(lambda rng: patch, UNet(UNetSpec(levels=2)), None, np.random.default_rng(0))
+    made = objective.prepare(patch, np.random.default_rng(2), facts)
+    return b"".join(np.ascontiguousarray(made[name]).tobytes() for name in ("hidden", "target"))
 
 
 def _filters(field: str, value: Any) -> Any:
@@ -225,7 +239,7 @@ def _pretrain(field: str, value: Any) -> Any:
         plain[field] = value
     run = folder()
     try:
-        done = pretrain([from_array(nuclei(1)[0])], run / "run", PretrainSpec.parse(plain))
+        done = pretrain([from_array(nuclei(n)[0]) for n in (1, 2)], run / "run", PretrainSpec.parse(plain))
     except aequorea.AequoreaError as error:
         return str(error)
     return done.path.read_bytes()
@@ -258,6 +272,11 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
             "wavelength": 0.8,
         }.items()
     },
+    "HieraSpec.size": (partial(_hiera, "size"), "small"),
+    "HieraSpec.patch": (partial(_hiera, "patch"), 2),
+    "MAESpec.unit": (partial(_mae, "unit"), 16),
+    "MAESpec.hidden": (partial(_mae, "hidden"), 0.8),
+    "MAESpec.optics": (partial(_mae, "optics"), 1.0),
     "UNetSpec.size": (partial(_unet, "size"), "small"),
     "UNetSpec.levels": (partial(_unet, "levels"), 2),
     "FiltersSpec.scales": (partial(_filters, "scales"), (1.0,)),
@@ -304,6 +323,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     ),
     "PretrainSpec.backbone": (partial(_pretrain, "backbone"), {"name": "plain", "width": 3}),
     "PretrainSpec.train": (partial(_pretrain, "train"), {**TRAIN.plain(), "seed": 1}),
+    "PretrainSpec.held_out": (partial(_pretrain, "held_out"), 0.6),
     "PretrainSpec.patch": (partial(_pretrain, "patch"), [4, 16, 16]),
     "WeightedObjective.objective": (partial(_pretrain, "objective"), {"name": "unknown"}),
     "WeightedObjective.weight": (partial(_pretrain, "weight"), 0.1),

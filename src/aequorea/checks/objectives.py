@@ -31,10 +31,13 @@ def objective(name: str, body: dict[str, Any] | None = None, **fields: Any) -> N
     plug = recipe("objectives", name, **fields)
     torch.manual_seed(0)
     backbone = build("backbones", body or {"name": "unet", "levels": 2})
-    patch = np.random.default_rng(1).random((1, 8, 24, 24), np.float32)
+    patch = np.random.default_rng(1).random((1, 16, 32, 32), np.float32)
+    facts = None
+    if hasattr(plug, "survey"):
+        facts = plug.survey(lambda rng: patch.copy(), backbone, None, np.random.default_rng(0))
 
     def sample(seed: int) -> dict[str, Array]:
-        return dict(plug.prepare(patch.copy(), np.random.default_rng(seed)))
+        return dict(plug.prepare(patch.copy(), np.random.default_rng(seed), facts))
 
     one, same = sample(3), sample(3)
     claim(bool(one), f"{name}: prepares nothing")

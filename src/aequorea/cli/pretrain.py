@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import fields
+from aequorea.cli.options import fields, numbers
 
 
 def command(app: typer.Typer) -> None:
@@ -25,6 +25,9 @@ def command(app: typer.Typer) -> None:
         batch: Annotated[int, typer.Option(help="Patches of a step.")] = 8,
         learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
         seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+        patch: Annotated[
+            str | None, typer.Option(help="Voxels of a patch; default: 64,64,64.", metavar="Z,Y,X")
+        ] = None,
         held: Annotated[
             list[Path] | None,
             typer.Option(
@@ -65,6 +68,7 @@ def command(app: typer.Typer) -> None:
                 "objectives": [{"objective": recipes["objective"]}],
                 "backbone": recipes["backbone"],
                 "train": recipes["train"],
+                "patch": numbers(patch, "--patch", int),
                 "held_out": held_out,
             }
         )

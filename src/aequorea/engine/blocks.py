@@ -69,9 +69,7 @@ class BlockSampler:
         Patches cut from each block.
     """
 
-    def __init__(
-        self, sources: Sequence[Source], batch: int, seed: int, per_block: int = PER_BLOCK
-    ) -> None:
+    def __init__(self, sources: Sequence[Source], batch: int, seed: int, per_block: int = PER_BLOCK) -> None:
         if not sources:
             raise DataError("no volume to draw from")
         self.sources, self.batch, self.seed, self.per_block = list(sources), batch, seed, per_block

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -62,7 +61,7 @@ class MAE(nn.Module):
     def __init__(self, spec: MAESpec) -> None:
         super().__init__()
         self.spec = spec
-        self.head = nn.LazyConv3d(1, 1)
+        self.head = nn.LazyLinear(1)
 
     def survey(
         self, patch: Callable[[Any], Array], backbone: nn.Module, spacing: Spacing | None, rng: Any
@@ -93,13 +92,18 @@ class MAE(nn.Module):
     def prepare(self, patch: Array | None, rng: Any, facts: dict[str, Any] | None = None) -> dict[str, Array]:
         """Return target (1 Z Y X), image (with the fill in the holes), hidden units (Z Y X) and the patch's weight.
 
-        One channel of the patch, at random; the facts are those of :meth:`survey`. With ``plain`` among them the
+        One channel of the patch, at random; the facts are those of :meth:`survey`. With ``unchanged`` among them the
         patch is taken as it is.
         """
         assert patch is not None, "masked reconstruction needs volumes"
-        facts = facts or {"unit": (self.spec.unit,) * 3, "group": (1, 1, 1), "spacing": None, "widths": (1.5, 1.5)}
+        facts = facts or {
+            "unit": (self.spec.unit,) * 3,
+            "group": (1, 1, 1),
+            "spacing": None,
+            "widths": (1.5, 1.5),
+        }
         target = np.array(patch[int(rng.integers(len(patch)))], np.float32)
-        if rng.random() < self.spec.optics and not facts.get("plain"):
+        if rng.random() < self.spec.optics and not facts.get("unchanged"):
             target = _through_optics(target, facts["spacing"], rng)
         hidden = self._mask(target.shape, facts, rng)
         voxels = spread(hidden, facts["unit"], target.shape)
@@ -109,7 +113,7 @@ class MAE(nn.Module):
             "image": fill(target, voxels, facts["widths"])[None],
             "hidden": hidden,
             "voxels": voxels[None],
-            "weight": np.float32(weight),
+            "weight": np.array(weight, np.float32),
         }
 
     def forward(
@@ -150,12 +154,10 @@ class MAE(nn.Module):
         else:
             levels = backbone(image, spacing)
         size = image.shape[2:]
-        residual: Tensor = self.head(levels[0])
+        residual: Tensor = self.head(levels[0].movedim(1, -1)).movedim(-1, 1)
         return image + GAIN * residual[..., : size[0], : size[1], : size[2]].float()
 
-    def _units(
-        self, backbone: nn.Module, spacing: Spacing | None, size: Triple
-    ) -> tuple[Triple, Triple]:
+    def _units(self, backbone: nn.Module, spacing: Spacing | None, size: Triple) -> tuple[Triple, Triple]:
         """Return the voxels of a mask unit, and how many units (z, y, x) make one of the body's own."""
         own = getattr(backbone, "mask_unit", None)
         if own is None:

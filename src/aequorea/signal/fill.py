@@ -68,9 +68,13 @@ def choose_widths(samples: Sequence[tuple[Array, NDArray[np.bool_]]]) -> Widths:
                 ndimage.gaussian_filter(a, (0, xy, xy), truncate=3.0, mode="constant") for a in (weight, seen)
             ]
             for z in WIDTHS_Z[:1] if flat else WIDTHS_Z:
-                near, total = planes if flat else [
-                    ndimage.gaussian_filter1d(a, z, axis=0, truncate=3.0, mode="constant") for a in planes
-                ]
+                near, total = (
+                    planes
+                    if flat
+                    else [
+                        ndimage.gaussian_filter1d(a, z, axis=0, truncate=3.0, mode="constant") for a in planes
+                    ]
+                )
                 filled = (total + LITTLE * mean) / (near + LITTLE)
                 error = float(np.square(filled - image)[hidden].mean()) / variance
                 errors[z, xy] = errors.get((z, xy), 0.0) + error

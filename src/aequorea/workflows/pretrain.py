@@ -7,9 +7,11 @@ rivals that learnt nothing (:mod:`aequorea.workflows.judged`).
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,21 @@ from aequorea.engine.blocks import BlockSampler, Source
 from aequorea.engine.durable import write_file, write_json
 from aequorea.engine.predict import normalised
 from aequorea.engine.train import TrainSpec, process, train
-from aequorea.errors import DataError
 from aequorea.layers.norm import settle
 from aequorea.model import card_of, save_body
+from aequorea.progress import Progress
 from aequorea.registry import build
 from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
-from aequorea.workflows.finetune import patch_size, reference_spacing
+from aequorea.workflows.finetune import reference_spacing
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 
 PATCH: Triple = (64, 64, 64)
-"""Most voxels (z, y, x) of a sample; planes are ``FLAT``."""
+THIN: Triple = (16, 96, 96)
 FLAT: Triple = (1, 256, 256)
+"""Voxels (z, y, x) of a patch: of volumes, thin ones, and planes; less where there is less."""
 COUNTED = 64**3 * 1024
 """Larger volumes are normalised by sampled places."""
 SETTLING = 16
@@ -152,12 +155,15 @@ def pretrain(
     train_set, judge_set = ranges[: len(images)], ranges[len(images) :]
     sources = [_source(image, name, body, spec.patch) for image, name in zip(train_set, names)]
     rivals = [_source(image, image.name, body, spec.patch) for image in judge_set]
-    facts = _surveyed(objectives, [*sources, *rivals], body, run, spec.train.seed)
+    recipe = json.dumps([spec.plain(), prints])
+    facts = _surveyed(objectives, [*sources, *rivals], body, run, spec.train.seed, recipe)
     sampler = BlockSampler(sources, spec.train.batch, spec.train.seed) if sources else None
 
     def sample(index: int) -> dict[str, Array]:
         number, patch = sampler(index) if sampler is not None else (-1, None)
-        return _prepared(objectives, patch, facts[number] if facts else None, [spec.train.seed, index], sources, number)
+        return _prepared(
+            objectives, patch, facts[number] if facts else None, [spec.train.seed, index], sources, number
+        )
 
     def losses(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         spacing = _spacing(batch.pop("spacing"))
@@ -262,42 +268,42 @@ def _source(image: Volume, group: str, body: Any, patch: Triple | None) -> Sourc
     """Return a volume with the patch that its depth and the body's grid ask for."""
     layout = body.layout(image.spacing)
     flat = image.size[0] == 1
-    most = FLAT if flat else patch or PATCH
     grid = (1, *layout.grid[1:]) if flat else layout.grid
-    size = [max(g, min(m, -(-n // g) * g) // g * g) for m, n, g in zip(most, image.size, grid)]
-    if not flat and patch is None:
-        size = list(patch_of(image.size, grid))
-    return Source(image, group, (flat, layout.strides, tuple(size)), (size[0], size[1], size[2]))
-
-
-def patch_of(size: Triple, grid: Triple) -> Triple:
-    """Return voxels (z, y, x) of a patch of a volume: 64³, or of thin ones what they have and more to the sides."""
-    z = max(grid[0], min(PATCH[0], size[0] // grid[0] * grid[0]))
-    side = 64 if z > 16 else 96
-    y, x = (max(g, min(side // g * g, n // g * g)) for n, g in zip(size[1:], grid[1:]))
-    return z, y, x
+    thin = image.size[0] <= THIN[0]
+    most = FLAT if flat else patch or (THIN if thin else PATCH)
+    z, y, x = (max(g, min(m, n) // g * g) for m, n, g in zip(most, image.size, grid))
+    size = (z, y, x)
+    return Source(image, group, (flat, layout.strides, size, image.shape[0]), size)
 
 
 def _surveyed(
-    objectives: Sequence[tuple[Any, Any]], sources: Sequence[Source], body: Any, run: Path, seed: int
+    objectives: Sequence[tuple[Any, Any]],
+    sources: Sequence[Source],
+    body: Any,
+    run: Path,
+    seed: int,
+    recipe: str,
 ) -> list[list[Any]]:
-    """Return what each objective wants to know of each volume; kept in the run folder."""
+    """Return what each objective wants to know of each volume; kept in the run folder, with what it was found for."""
     file = run / "survey.json"
+    digest = hashlib.sha256(recipe.encode()).hexdigest()
     if file.exists():
-        kept: list[list[Any]] = json.loads(file.read_text())
-        return kept
-    facts = []
-    for number, source in enumerate(sources):
-        row = []
-        for objective, _ in objectives:
-            survey = getattr(objective, "survey", None)
-            rng = np.random.default_rng([seed, number])
-            row.append(
-                None if survey is None else survey(lambda r, s=source: cut(s, r), body, source.image.spacing, rng)
-            )
-        facts.append(row)
+        kept = json.loads(file.read_text())
+        if kept["of"] == digest:
+            return list(kept["facts"])
+    facts: list[list[Any]] = []
+    with Progress("survey", len(sources), "volume") as bar:
+        for number, source in enumerate(sources):
+            found = []
+            for objective, _ in objectives:
+                survey = getattr(objective, "survey", None)
+                rng = np.random.default_rng([seed, number])
+                patches = partial(cut, source)
+                found.append(survey and survey(patches, body, source.image.spacing, rng))
+            facts.append(found)
+            bar.advance()
     if process()[0] == 0 and sources:
-        write_json(file, facts)
+        write_json(file, {"of": digest, "facts": facts})
     return facts
 
 
@@ -339,7 +345,12 @@ def _spacing(values: Tensor) -> Spacing | None:
 
 
 def _judged(
-    objective: Any, n: int, body: Any, sources: Sequence[Source], facts: Sequence[list[Any]], spec: PretrainSpec
+    objective: Any,
+    n: int,
+    body: Any,
+    sources: Sequence[Source],
+    facts: Sequence[list[Any]],
+    spec: PretrainSpec,
 ) -> list[dict[str, Any]]:
     """Return R² of hidden voxels on each held-out volume: the network's and its rivals'."""
     residuals = getattr(objective, "residuals", None)
@@ -352,7 +363,7 @@ def _judged(
         for i in range(CROPS):
             rng = np.random.default_rng([i, 77])
             # Without change of the optics: what is asked for is what was recorded.
-            made = objective.prepare(cut(source, rng), rng, {**known[n], "spacing": None, "plain": True})
+            made = objective.prepare(cut(source, rng), rng, {**known[n], "unchanged": True})
             batch = {k: torch.from_numpy(np.asarray(v))[None].to(device) for k, v in made.items()}
             with torch.inference_mode():
                 for name, value in residuals(body, batch, source.image.spacing).items():

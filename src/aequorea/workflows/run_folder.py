@@ -54,8 +54,8 @@ def claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
 
 def _begun(run: Path) -> bool:
     """Whether a folder holds anything of a run but its claim, so that another recipe would destroy something."""
-    learnt = (run / "model.safetensors").exists() or any(run.glob("**/checkpoints/*"))
-    return learnt and (run / "spec.yaml").exists()
+    learnt = any((run / name).exists() for name in ("model.safetensors", "body.safetensors"))
+    return (learnt or any(run.glob("**/checkpoints/*"))) and (run / "spec.yaml").exists()
 
 
 def drop_checkpoints(run: Path) -> None:
