@@ -23,14 +23,12 @@ from torch import Tensor
 
 from aequorea.backbones.filters import Filters, FiltersSpec
 from aequorea.engine.predict import normalised
-from aequorea.engine.probe import fit_head
 from aequorea.layers.forest import ForestHead
-from aequorea.layers.heads import DenseHead
 from aequorea.signal.intensity import measure
 from aequorea.signal.strokes import strokes
-from aequorea.tasks.semantic import Semantic, SemanticSpec
 from aequorea.volume import Volume
 from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.stroke_probe import stroke_dice
 
 BARS = {"ovule nuclei": 0.87, "liver vessels": 0.78, "axons": 0.72}
 SLACK = 0.02
@@ -67,22 +65,13 @@ def volumes(data: Path) -> dict[str, tuple[Volume, NDArray[np.int8]]]:
 
 def dice(level: Tensor, truth: NDArray[np.int8], painted: NDArray[np.bool_], method: str) -> float:
     """Fit on the painted voxels of level_1FZYX and score all others."""
-    features = level[0, :, torch.from_numpy(painted)].T
-    target = torch.from_numpy(truth[painted].astype(np.float32))[:, None]
-    head: torch.nn.Module
-    if method == "forest":
-        head = ForestHead(1)
-        head.fit(features, target[:, 0])
-    else:
-        head = DenseHead(features.shape[1], (1, 1, 1), 1)
-        fit_head(head, features, target, Semantic(SemanticSpec(classes=2)).loss)
-    rest = (truth >= 0) & ~painted
-    if method == "forest":  # slow: only where it is asked
-        level = level[0, :, torch.from_numpy(rest)][None, :, None, None]
-        found = head([level], level.shape[2:])[0, 0, 0, 0].numpy() > 0
-    else:
-        with torch.no_grad():
-            found = (head([level], truth.shape)[0, 0].numpy() > 0)[rest]
+    if method == "logistic":
+        return stroke_dice(level, truth, painted)
+    head = ForestHead(1)
+    head.fit(level[0, :, torch.from_numpy(painted)].T, torch.from_numpy(truth[painted].astype(np.float32)))
+    rest = (truth >= 0) & ~painted  # slow: only where it is asked
+    level = level[0, :, torch.from_numpy(rest)][None, :, None, None]
+    found = head([level], level.shape[2:])[0, 0, 0, 0].numpy() > 0
     wanted = truth[rest] == 1
     return float(2 * (found & wanted).sum() / (found.sum() + wanted.sum()))
 

@@ -73,6 +73,8 @@ def test_planes_volumes_and_channels_together(tmp_path: Path) -> None:
     done = pretrain(data[:1], tmp_path / "two", spec(), held=data[1:], say=told.append)
     assert len(done.card["held_out"]) == 3
     assert "R²" in told[0] and told[-1].startswith("mean")
+    (row,) = done.card["strokes"]
+    assert row["filters"] > 0.6 and 0 <= row["pretrained"] <= 1 and 0 <= row["random"] <= 1
 
 
 def test_a_stale_survey_is_not_used(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_images_are_found(tmp_path: Path) -> None:
     ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, np.zeros((4, 8, 8), np.uint8))
+        tifffile.imwrite(path, np.zeros((4, 8, 8), np.uint8), photometric="minisblack")
     found = find_volumes([tmp_path])
     assert [path.relative_to(tmp_path).as_posix() for path, _ in found] == ["a/x.tif", "b/images/1.tif"]
     assert len({group for _, group in found}) == 2
@@ -133,6 +135,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(_app(), [*run, "--set", "objective.unit=16"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "Gaussian fill" in result.output and "fish_1.tif" in result.output
+    assert "simulated nuclei" in result.output
     assert "finetune LABELLED --model pretrained/body.safetensors" in result.output
     with pytest.raises(Exception, match="no recipe is called"):
         CliRunner().invoke(_app(), [*run, "--set", "body.size=small"], catch_exceptions=False)

@@ -35,6 +35,10 @@ def command(app: typer.Typer) -> None:
                 help="Images to judge by, not trained on; default: specimens of the data. May be repeated.",
             ),
         ] = None,
+        probe: Annotated[
+            Path | None,
+            typer.Option(help="Labelled images to try the features on, as for finetune; default: simulated."),
+        ] = None,
         held_out: Annotated[float, typer.Option(help="Share of the specimens kept to judge by.")] = 0.15,
         set_: Annotated[
             list[str] | None,
@@ -44,6 +48,7 @@ def command(app: typer.Typer) -> None:
         """Learn from volumes without labels; run again to take up an interrupted run."""
         from aequorea.engine.processes import together
         from aequorea.errors import SpecError, nearest
+        from aequorea.workflows.dataset import dataset
         from aequorea.workflows.pretrain import PretrainSpec, pretrain, told
         from aequorea.workflows.unlabelled import find_volumes
 
@@ -81,10 +86,11 @@ def command(app: typer.Typer) -> None:
                 spec,
                 groups=[group for _, group in volumes],
                 held=kept,
+                probe=dataset(probe) if probe else (),
                 say=lambda line: None,
             )
         if first:
-            for line in told(done.card["held_out"]):
+            for line in told(done.card):
                 print(line)
             print(f"body:  {done.path}")
             print(f"next:  aequorea finetune LABELLED --model {done.path}")

@@ -62,24 +62,24 @@ class BatchNorm(nn.BatchNorm3d):
 
 
 @torch.no_grad()
-def settle(module: nn.Module, batches: Sequence[tuple[Tensor, Callable[[Tensor], object]]]) -> None:
+def settle(module: nn.Module, passes: Sequence[Callable[[], object]]) -> None:
     """Give normalisations the statistics of some inputs, in place of those of training.
 
     Parameters
     ----------
     module
         Left in evaluation.
-    batches
-        Inputs, and what to do with each: a pass through the module.
+    passes
+        Each sends something through the module.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm3d)]
     momenta = [norm.momentum for norm in norms]
     module.train()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-    for x, run in batches:
-        run(x)
+        norm.momentum = None  # the mean over all passes
+    for run in passes:
+        run()
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     module.eval()

@@ -2,7 +2,8 @@
 
 What is learnt is said by objectives, a weighted list of them: each makes its sample of every patch and its losses
 of every batch, and they are added up. Whole specimens are held out; on them the command says what was learnt beside
-rivals that learnt nothing (:mod:`aequorea.workflows.judged`).
+rivals that learnt nothing, and what its features are worth under strokes
+(:mod:`aequorea.workflows.stroke_probe`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from aequorea.registry import build
 from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
+from aequorea.workflows.dataset import Item
 from aequorea.workflows.finetune import reference_spacing
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
+from aequorea.workflows.stroke_probe import simulated_item, stroke_probe
 
 PATCH: Triple = (64, 64, 64)
 THIN: Triple = (16, 96, 96)
@@ -97,7 +100,7 @@ class Pretrained:
     path
         The body's file, for ``finetune --model``.
     card
-        Its card; ``card["held_out"]`` has a row for each volume that was kept to judge by.
+        Its card; ``card["held_out"]`` and ``card["strokes"]`` have a row for each volume that it was judged by.
     """
 
     path: Path
@@ -111,6 +114,7 @@ def pretrain(
     *,
     groups: Sequence[str] | None = None,
     held: Sequence[Any] = (),
+    probe: Sequence[Item] = (),
     say: Callable[[str], None] = print,
 ) -> Pretrained:
     """Train a body on volumes without labels, or take up a run that was interrupted.
@@ -127,6 +131,8 @@ def pretrain(
         Specimen of each volume; default: each is its own.
     held
         Volumes to judge by; default: whole specimens of ``data``, as many as ``held_out`` says.
+    probe
+        Labelled volumes for :mod:`aequorea.workflows.stroke_probe`; default: a simulated one.
     say
         Receives lines for the user.
 
@@ -187,39 +193,60 @@ def pretrain(
         for n, (objective, _) in enumerate(objectives)
         for row in _judged(objective, n, body, rivals, facts[len(sources) :], spec)
     ]
+    torch.manual_seed(spec.train.seed)
+    rivals_of = {
+        "random": build("backbones", spec.backbone),
+        "filters": build("backbones", {"name": "filters"}),
+    }
     if sampler is not None:
-        device = next(body.parameters()).device
-        batches = [
-            torch.from_numpy(sampler(spec.train.batch * (spec.train.steps + i))[1])[None, :1].to(device)
-            for i in range(SETTLING)
-        ]
-        settle(body, [(batch, lambda x: body(x, reference_spacing(images))) for batch in batches])
+        patches = [sampler(spec.train.batch * (spec.train.steps + i)) for i in range(SETTLING)]
+        for one in (body, rivals_of["random"]):
+            _settle(one, [(sources[n].image.spacing, patch) for n, patch in patches])
+    probed = stroke_probe({"pretrained": body, **rivals_of}, probe or [simulated_item()])
     card = {
         "spacing": _plain(reference_spacing(images)),
         "objectives": [words.plain() for _, words in objectives],
         "held_out": rows,
+        "strokes": probed,
         "training": {"steps": len(outcome.history) - 1, "images": [image.name for image in images]},
     }
     if process()[0] == 0:
         write_file(run / "summary.json", json.dumps(card, indent=1).encode())
         save_body(path, body, card)
     drop_checkpoints(run)
-    for line in told(rows):
+    for line in told(card):
         say(line)
     return Pretrained(path, card)
 
 
-def told(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return a table of R² on held-out volumes: the network's and its rivals', a line each, and the means."""
-    if not rows:
-        return ["nothing was held out to judge by"]
+def told(card: dict[str, Any]) -> list[str]:
+    """Return what a card says of the run: tables of held-out volumes and of strokes, a line each."""
+    lines = ["nothing was held out to judge reconstruction by"]
+    if card["held_out"]:
+        lines = ["hidden-voxel R² against the mean of the visible voxels, held-out volumes"]
+        lines += _table(card["held_out"])
+    lines += ["Dice from 1,000 painted voxels, logistic head on frozen features", *_table(card["strokes"])]
+    return lines
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return rows and their mean as lines."""
     names = [name for name in rows[0] if name != "volume"]
     width = max(len("mean"), *(len(row["volume"]) for row in rows))
-    lines = ["hidden-voxel R² against the mean of the visible voxels, held-out volumes"]
-    lines.append(f"{'':{width}}  " + "  ".join(f"{name:>13}" for name in names))
+    lines = [f"{'':{width}}  " + "  ".join(f"{name:>13}" for name in names)]
     for row in [*rows, {"volume": "mean", **{n: float(np.mean([r[n] for r in rows])) for n in names}}]:
         lines.append(f"{row['volume']:{width}}  " + "  ".join(f"{row[name]:13.3f}" for name in names))
     return lines
+
+
+def _settle(body: Any, patches: Sequence[tuple[Spacing | None, Array]]) -> None:
+    """Let normalisations learn the statistics of patches that nothing is hidden of."""
+    device = next(body.parameters()).device
+
+    def one(spacing: Spacing | None, patch: Array) -> Callable[[], Any]:
+        return lambda: body(torch.from_numpy(patch)[None, :1].to(device), spacing)
+
+    settle(body, [one(spacing, patch) for spacing, patch in patches])
 
 
 def _opened(source: Any) -> Volume:

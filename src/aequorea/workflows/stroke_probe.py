@@ -1,0 +1,107 @@
+"""What frozen features are worth to somebody who paints: a logistic head on strokes, beside rivals.
+
+A body that reconstructs well need not transfer well. So a thousand voxels are painted on a labelled volume, a logistic
+regression is fitted on the features of each body, and Dice is taken over all other labelled voxels. The rivals are the
+same body with random weights and the fixed bank of filters, which is hard to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aequorea.annotations import LabelImage
+from aequorea.engine.predict import normalised
+from aequorea.engine.probe import fit_head
+from aequorea.layers.heads import DenseHead
+from aequorea.layers.network import Network
+from aequorea.layers.stems import PlainStem
+from aequorea.layers.upsample import trilinear
+from aequorea.signal.intensity import measure
+from aequorea.signal.specimens import touching_nuclei
+from aequorea.signal.strokes import strokes
+from aequorea.tasks.semantic import Semantic, SemanticSpec
+from aequorea.volume import Region, Volume, from_array
+from aequorea.workflows.dataset import Item
+
+PART = (32, 160, 160)
+"""Most voxels (z, y, x) of a volume that are looked at: its middle."""
+SETS = 3
+"""Sets of strokes that are averaged."""
+
+
+def simulated_item() -> Item:
+    """Return a labelled volume for those who have none: simulated nuclei."""
+    specimen = touching_nuclei((24, 128, 128), (2.0, 0.5, 0.5), 4711)
+    labels = LabelImage(from_array(specimen.labels, specimen.spacing))
+    return Item("simulated nuclei", from_array(specimen.image, specimen.spacing), labels, "simulated")
+
+
+def stroke_probe(bodies: Mapping[str, Any], items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Return a row for each volume: Dice of each body's features, mean over sets of strokes.
+
+    Parameters
+    ----------
+    bodies
+        By name; left in evaluation.
+    items
+        Labelled volumes. What is above 0 (above 1, where 0 is unlabelled) is foreground.
+
+    Raises
+    ------
+    ValueError
+        If a volume has no plane with enough foreground and background to paint on.
+    """
+    rows = []
+    for item in items:
+        image, truth = _part(item)
+        block = torch.from_numpy(image.read())[None, :1]
+        row: dict[str, Any] = {"volume": item.name}
+        for name, body in bodies.items():
+            level = _features(body, block, image)
+            row[name] = float(
+                np.mean([stroke_dice(level, truth, strokes(truth, seed)) for seed in range(SETS)])
+            )
+        rows.append(row)
+    return rows
+
+
+def stroke_dice(level: Tensor, truth: NDArray[np.int8], painted: NDArray[np.bool_]) -> float:
+    """Fit a logistic head on the painted voxels of level_1FZYX; return its Dice on all others that are labelled."""
+    features = level[0, :, torch.from_numpy(painted)].T
+    target = torch.from_numpy(truth[painted].astype(np.float32))[:, None]
+    head = DenseHead(features.shape[1], (1, 1, 1), 1)
+    fit_head(head, features, target, Semantic(SemanticSpec(classes=2)).loss)
+    rest = (truth >= 0) & ~painted
+    size = (truth.shape[0], truth.shape[1], truth.shape[2])
+    with torch.no_grad():
+        found = (head([level], size)[0, 0].numpy() > 0)[rest]
+    wanted = truth[rest] == 1
+    return float(2 * (found & wanted).sum() / max(1, found.sum() + wanted.sum()))
+
+
+def _part(item: Item) -> tuple[Volume, NDArray[np.int8]]:
+    """Return the normalised middle of a volume, and its truth: 1, 0, or -1 where unlabelled."""
+    assert isinstance(item.annotation, LabelImage)
+    image = normalised(item.image, item.intensity or measure(item.image, progress=False))
+    size = [min(n, m) for n, m in zip(image.size, PART)]
+    region = Region.at([(n - m) // 2 for n, m in zip(image.size, size)], size)
+    labels = item.annotation.volume.read(region)[0]
+    unlabelled = item.annotation.unlabelled
+    truth = (labels > (unlabelled == 0)).astype(np.int8)
+    if unlabelled is not None:
+        truth[labels == unlabelled] = -1
+    return image.crop(region), truth
+
+
+@torch.inference_mode()
+def _features(body: Any, block: Tensor, image: Volume) -> Tensor:
+    """Return all levels of a body's pyramid at every voxel, axes 1 F Z Y X."""
+    tensor = next(body.parameters(), block)
+    levels, size = Network(PlainStem(), body.eval(), None).levels(block.to(tensor.device), image.spacing)
+    return torch.cat([trilinear(level.float().cpu(), size) for level in levels], 1).clone()
