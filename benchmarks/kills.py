@@ -1,4 +1,4 @@
-"""``kill -9`` at any instant of fine-tuning and of prediction: the run taken up again ends in the same bits.
+"""``kill -9`` at any instant of fine-tuning, prediction and pretraining: the run taken up again ends in the same bits.
 
 A parent that has imported everything, and computed nothing, forks a child that runs the verb; after a time drawn
 uniformly from what an uninterrupted run takes, the child is killed. The same command is then run to its end, and
@@ -39,10 +39,13 @@ from aequorea.engine import checkpoint, durable, inference, layer, objects, trai
 from aequorea.model import Model
 from aequorea.workflows import finetune as learn
 from aequorea.workflows import predict as apply
+from aequorea.workflows import pretrain as prepare
+from aequorea.workflows.open import open as open_volume
 
 KILLS, QUICK_KILLS = 60, 3
 STEPS = {"steps": 16, "batch": 2, "evaluate_every": 8, "checkpoint_every": 4}
 SIZE, TILE = (32, 192, 192), 400_000
+VERBS = ("finetune", "predict", "pretrain")
 
 PHASES: list[tuple[str, Any, str]] = [
     ("writing a shard", layer, "write_file"),
@@ -65,6 +68,13 @@ PHASES: list[tuple[str, Any, str]] = [
     ("writing the model", Model, "save"),
     ("finishing the run", learn, "_finish"),
     ("setting up", learn._Data, "prepare"),
+    ("measuring intensities", prepare, "_ranges"),
+    ("surveying volumes", prepare, "_surveyed"),
+    ("judging reconstruction", prepare, "_judged"),
+    ("settling normalisations", prepare, "settle"),
+    ("judging features", prepare, "stroke_probe"),
+    ("writing the body", prepare, "save_body"),
+    ("pretraining", prepare, "train"),
     ("reading the dataset", learn, "dataset"),
     ("training", learn, "train"),
     ("network", inference.Runner, "__call__"),
@@ -252,10 +262,10 @@ def specimens(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills each")
-    parser.add_argument("--verb", choices=("finetune", "predict"), help="one of the two; default: both")
+    parser.add_argument("--verb", choices=VERBS, help="one of them; default: all")
     args = parser.parse_args()
     number = QUICK_KILLS if args.quick else KILLS
-    verbs = [args.verb] if args.verb else ["finetune", "predict"]
+    verbs = [args.verb] if args.verb else VERBS
     watch = Watch()
     spec = learn.FinetuneSpec.parse(
         {
@@ -266,6 +276,7 @@ def main() -> None:
             "held_out": 0.34,
         }
     )
+    objectives = prepare.PretrainSpec.parse({"train": STEPS, "patch": [16, 32, 32], "held_out": 0.34})
     recipe = apply.PredictSpec(tile=TILE, halo=(8, 8, 8))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -281,12 +292,20 @@ def main() -> None:
         def predict(place: Path) -> None:
             apply.predict(folder / "model.safetensors", folder / "in.ome.zarr", place, recipe)
 
+        def pretrain(place: Path) -> None:
+            images = [folder / "data" / "images" / f"s{i}.npy" for i in range(3)]
+            prepare.pretrain(
+                [open_volume(path, spacing=material.SPACING) for path in images], place, objectives
+            )
+
         if "finetune" in verbs:
             kills("finetune", finetune, folder, number, watch)
             damaged_checkpoint(finetune, folder)
         if "predict" in verbs:
             kills("predict", predict, folder, number, watch)
             damaged_shard(predict, folder)
+        if "pretrain" in verbs:
+            kills("pretrain", pretrain, folder, number, watch)
     total = len(verbs) * number
     print(f"kills: {total} survived of {total} (bar: all): met")
 

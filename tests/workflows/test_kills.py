@@ -1,4 +1,4 @@
-"""``kill -9`` in the middle of fine-tuning and prediction; ``benchmarks/kills.py`` does it sixty times each."""
+"""``kill -9`` in the middle of fine-tuning, prediction and pretraining; ``benchmarks/kills.py`` does it sixty times each."""
 
 from __future__ import annotations
 
