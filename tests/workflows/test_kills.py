@@ -1,4 +1,4 @@
-"""``kill -9`` in the middle of fine-tuning, prediction and pretraining; ``benchmarks/kills.py`` does it sixty times each."""
+"""``kill -9`` in the middle of what writes; ``benchmarks/kills.py`` does it sixty times for each verb."""
 
 from __future__ import annotations
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +143,25 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "finetune LABELLED --model pretrained/body.safetensors" in result.output
     with pytest.raises(Exception, match="no recipe is called"):
         CliRunner().invoke(_app(), [*run, "--set", "body.size=small"], catch_exceptions=False)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
+    """Under torchrun with Gloo; each process reads its own blocks."""
+    for n, volume in enumerate(volumes(2)):
+        tifffile.imwrite(tmp_path / f"fish_{n}.tif", volume.read()[0], metadata={"axes": "ZYX"})
+    losses = []
+    for world in (1, 2):
+        words = f"pretrain {tmp_path} -o {tmp_path / str(world)} --steps 3 --batch 4"
+        words += " --patch 8,32,32 --learning-rate 0.0005 --set train.precision=float32"
+        start = f"-m torch.distributed.run --nproc-per-node {world} --master-port {29641 + world} -m aequorea"
+        subprocess.run(
+            [sys.executable, *start.split(), *words.split()],
+            check=True,
+            capture_output=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        with (tmp_path / str(world) / "metrics.csv").open() as file:
+            losses.append([float(row["loss"]) for row in csv.DictReader(file) if row["loss"]])
+    assert len(losses[0]) == 3
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
