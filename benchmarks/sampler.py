@@ -49,7 +49,8 @@ def dealt(path: Path, words: dict[str, object], seed: int, patches: int) -> floa
     for index in range(ahead):
         sampler(index)
     began = time.perf_counter()
-    for index in range(ahead, ahead + patches + BATCH):  # to the next blocks: as many are waited for as were at first
+    # On to the next blocks: so as many are waited for as were there at first.
+    for index in range(ahead, ahead + patches + BATCH):
         sampler(index)
     return patches / (time.perf_counter() - began)
 
