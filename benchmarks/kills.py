@@ -70,7 +70,7 @@ PHASES: list[tuple[str, Any, str]] = [
     ("setting up", learn._Data, "prepare"),
     ("measuring intensities", prepare, "_ranges"),
     ("surveying volumes", prepare, "_surveyed"),
-    ("judging reconstruction", prepare, "_judged"),
+    ("judging reconstruction", prepare, "judged"),
     ("settling normalisations", prepare, "settle"),
     ("judging features", prepare, "stroke_probe"),
     ("writing the body", prepare, "save_body"),

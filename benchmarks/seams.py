@@ -51,7 +51,7 @@ NEAR = 4
 SPACING = (2.0, 0.5, 0.5)
 LARGE: Triple = (128, 1024, 1024)
 CROP: Triple = (32, 160, 160)
-CROPS, STEPS = 20, 1500
+CROPS, STEPS = 10, 600
 BLOCK = 32
 BARS = {"dice gap": 0.01, "f1 gap": 0.01, "f1": 0.85, "split": 0.02, "merged": 0.01}
 
@@ -154,7 +154,7 @@ def simulated(work: Path) -> dict[str, float]:
     spec = FinetuneSpec(
         task={"name": "instances"},
         backbone={"name": "unet"},
-        train=TrainSpec(steps=STEPS, evaluate_every=500),
+        train=TrainSpec(steps=STEPS, evaluate_every=150),
     )
     done = finetune(items, work / "run", spec)
     print("\n".join(done.lines), flush=True)

@@ -179,9 +179,10 @@ class Objective(Protocol):
     One that owns modules is an ``nn.Module``; those whose size depends on the body are of PyTorch's lazy kind
     (``nn.LazyConv3d``): one sample is run before training begins.
 
-    Two more methods are used where there are any. ``survey(patch, backbone, spacing, rng)`` returns plain data about a
-    volume, found once, which ``prepare`` gets as ``facts``; ``residuals(backbone, batch, spacing)`` returns sums of
-    squared errors for each sample, of the network and of its rivals, for the table of held-out volumes.
+    Three more methods are used where there are any: ``survey(patch, backbone, spacing, rng)`` returns plain data about
+    a volume, found once, which ``prepare`` gets as ``facts``; ``residuals(backbone, batch, spacing)`` returns sums of
+    squared errors for each sample, of the network and of its rivals, for the table of held-out volumes;
+    ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report.
     """
 
     Spec: ClassVar[type[Spec]]

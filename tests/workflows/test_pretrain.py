@@ -140,6 +140,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.output
     assert "Gaussian fill" in result.output and "fish_1.tif" in result.output
     assert "simulated nuclei" in result.output
+    html = Path("pretrained/report.html").read_text()
+    assert html.count("data:image/png") == 4 and "<polyline" in html and "<script" not in html
     assert "finetune LABELLED --model pretrained/body.safetensors" in result.output
     with pytest.raises(Exception, match="no recipe is called"):
         CliRunner().invoke(_app(), [*run, "--set", "body.size=small"], catch_exceptions=False)

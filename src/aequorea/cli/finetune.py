@@ -19,7 +19,7 @@ def command(app: typer.Typer) -> None:
         out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
         task: Annotated[str, typer.Option(help="semantic or instances.")] = "instances",
         backbone: Annotated[
-            str, typer.Option(help="filters, unet, or auto: both, and the better is kept.")
+            str, typer.Option(help="filters, unet, hiera, or auto: the first two, the better is kept.")
         ] = "auto",
         start: Annotated[Path | None, typer.Option("--model", help="Model to start from.")] = None,
         adapter: Annotated[

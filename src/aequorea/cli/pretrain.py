@@ -49,7 +49,8 @@ def command(app: typer.Typer) -> None:
         from aequorea.engine.processes import together
         from aequorea.errors import SpecError, nearest
         from aequorea.workflows.dataset import dataset
-        from aequorea.workflows.pretrain import PretrainSpec, pretrain, told
+        from aequorea.workflows.judged import told
+        from aequorea.workflows.pretrain import PretrainSpec, pretrain
         from aequorea.workflows.unlabelled import find_volumes
 
         recipes: dict[str, dict[str, Any]] = {
@@ -92,5 +93,5 @@ def command(app: typer.Typer) -> None:
         if first:
             for line in told(done.card):
                 print(line)
-            print(f"body:  {done.path}")
+            print(f"body:  {done.path}, report: {done.path.with_name('report.html')}")
             print(f"next:  aequorea finetune LABELLED --model {done.path}")

@@ -126,6 +126,14 @@ class BlockSampler:
         return number, block
 
 
+def cut(source: Source, rng: np.random.Generator) -> Array:
+    """Return a patch_CZYX at a random place of a volume, mirrored where the volume is smaller."""
+    start = [int(rng.integers(max(0, n - p) + 1)) for n, p in zip(source.image.size, source.patch)]
+    block = source.image.read(Region.at(start, source.patch).clip(source.image.region))
+    short = [(0, p - n) for p, n in zip(source.patch, block.shape[1:])]
+    return np.pad(block, [(0, 0), *short], mode="symmetric")
+
+
 def draw_block(image: Volume, patch: Triple, rng: np.random.Generator) -> Region:
     """Return a random block of whole chunks, about twice a patch along each axis."""
     start, size = [], []

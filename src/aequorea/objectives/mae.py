@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
@@ -142,6 +143,18 @@ class MAE(nn.Module):
         return {
             name: ((answer.float() - target).square() * voxels).sum((1, 2, 3, 4)) * batch["weight"]
             for name, answer in answers.items()
+        }
+
+    def pictures(
+        self, backbone: nn.Module, batch: dict[str, Tensor], spacing: Spacing | None
+    ) -> dict[str, Tensor]:
+        """Return what was recorded, what was shown of it, and both answers; axes B 1 Z Y X."""
+        target = batch["target"]
+        return {
+            "recorded": target,
+            "shown": torch.where(batch["voxels"], target.min(), target),
+            "Gaussian fill": batch["image"],
+            "network": self._answer(backbone, batch, spacing),
         }
 
     def after_step(self, step: int) -> None:

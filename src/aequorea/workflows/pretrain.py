@@ -3,7 +3,7 @@
 What is learnt is said by objectives, a weighted list of them: each makes its sample of every patch and its losses
 of every batch, and they are added up. Whole specimens are held out; on them the command says what was learnt beside
 rivals that learnt nothing, and what its features are worth under strokes
-(:mod:`aequorea.workflows.stroke_probe`).
+(:mod:`aequorea.workflows.judged`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from aequorea.engine.blocks import BlockSampler, Source
+from aequorea.engine.blocks import BlockSampler, Source, cut
 from aequorea.engine.durable import write_file, write_json
 from aequorea.engine.predict import normalised
 from aequorea.engine.train import TrainSpec, process, train
@@ -31,9 +31,10 @@ from aequorea.progress import Progress
 from aequorea.registry import build
 from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.specs import Spec
-from aequorea.volume import Array, Region, Spacing, Triple, Volume
+from aequorea.volume import Array, Spacing, Triple, Volume
 from aequorea.workflows.dataset import Item
 from aequorea.workflows.finetune import reference_spacing
+from aequorea.workflows.judged import judged, report, told
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 from aequorea.workflows.stroke_probe import simulated_item, stroke_probe
@@ -46,8 +47,6 @@ COUNTED = 64**3 * 1024
 """Larger volumes are normalised by sampled places."""
 SETTLING = 16
 """Batches on which normalisations learn the statistics of what nothing is hidden of."""
-CROPS = 8
-"""Patches of a held-out volume."""
 
 
 class WeightedObjective(Spec):
@@ -191,7 +190,7 @@ def pretrain(
     rows = [
         row
         for n, (objective, _) in enumerate(objectives)
-        for row in _judged(objective, n, body, rivals, facts[len(sources) :], spec)
+        for row in judged(objective, n, body, rivals, facts[len(sources) :])
     ]
     torch.manual_seed(spec.train.seed)
     rivals_of = {
@@ -212,31 +211,13 @@ def pretrain(
     }
     if process()[0] == 0:
         write_file(run / "summary.json", json.dumps(card, indent=1).encode())
+        html = report(objectives, body, rivals, facts[len(sources) :], card, outcome.history)
+        write_file(run / "report.html", html.encode())
         save_body(path, body, card)
     drop_checkpoints(run)
     for line in told(card):
         say(line)
     return Pretrained(path, card)
-
-
-def told(card: dict[str, Any]) -> list[str]:
-    """Return what a card says of the run: tables of held-out volumes and of strokes, a line each."""
-    lines = ["nothing was held out to judge reconstruction by"]
-    if card["held_out"]:
-        lines = ["hidden-voxel R² against the mean of the visible voxels, held-out volumes"]
-        lines += _table(card["held_out"])
-    lines += ["Dice from 1,000 painted voxels, logistic head on frozen features", *_table(card["strokes"])]
-    return lines
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return rows and their mean as lines."""
-    names = [name for name in rows[0] if name != "volume"]
-    width = max(len("mean"), *(len(row["volume"]) for row in rows))
-    lines = [f"{'':{width}}  " + "  ".join(f"{name:>13}" for name in names)]
-    for row in [*rows, {"volume": "mean", **{n: float(np.mean([r[n] for r in rows])) for n in names}}]:
-        lines.append(f"{row['volume']:{width}}  " + "  ".join(f"{row[name]:13.3f}" for name in names))
-    return lines
 
 
 def _settle(body: Any, patches: Sequence[tuple[Spacing | None, Array]]) -> None:
@@ -334,14 +315,6 @@ def _surveyed(
     return facts
 
 
-def cut(source: Source, rng: np.random.Generator) -> Array:
-    """Return a patch_CZYX at a random place of a volume, mirrored where the volume is smaller."""
-    start = [int(rng.integers(max(0, n - p) + 1)) for n, p in zip(source.image.size, source.patch)]
-    block = source.image.read(Region.at(start, source.patch).clip(source.image.region))
-    short = [(0, p - n) for p, n in zip(source.patch, block.shape[1:])]
-    return np.pad(block, [(0, 0), *short], mode="symmetric")
-
-
 def _prepared(
     objectives: Sequence[tuple[Any, Any]],
     patch: Array | None,
@@ -369,32 +342,3 @@ def _spacing(values: Tensor) -> Spacing | None:
     """Return the spacing of a batch, whose samples agree but for what the body does not see."""
     z, y, x = (float(v) for v in values[0])
     return None if z != z else (z, y, x)
-
-
-def _judged(
-    objective: Any,
-    n: int,
-    body: Any,
-    sources: Sequence[Source],
-    facts: Sequence[list[Any]],
-    spec: PretrainSpec,
-) -> list[dict[str, Any]]:
-    """Return R² of hidden voxels on each held-out volume: the network's and its rivals'."""
-    residuals = getattr(objective, "residuals", None)
-    if residuals is None:
-        return []
-    device = next(body.parameters()).device
-    rows = []
-    for source, known in zip(sources, facts):
-        total: dict[str, float] = {}
-        for i in range(CROPS):
-            rng = np.random.default_rng([i, 77])
-            # Without change of the optics: what is asked for is what was recorded.
-            made = objective.prepare(cut(source, rng), rng, {**known[n], "unchanged": True})
-            batch = {k: torch.from_numpy(np.asarray(v))[None].to(device) for k, v in made.items()}
-            with torch.inference_mode():
-                for name, value in residuals(body, batch, source.image.spacing).items():
-                    total[name] = total.get(name, 0.0) + float(value.sum())
-        mean = total.pop("visible mean")
-        rows.append({"volume": Path(source.image.name).name, **{k: 1 - v / mean for k, v in total.items()}})
-    return rows
