@@ -24,12 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from aequorea.annotations import LabelImage
 from aequorea.engine.predict import normalised, predict_dense
-from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import TrainSpec
 from aequorea.model import Model, load
 from aequorea.results import MemoryOutput
@@ -167,9 +168,8 @@ def simulated(work: Path) -> dict[str, float]:
     truth = open_volume(label_path, spacing=SPACING)
     predicted = predict(done.path, image, work / "large.ome.zarr")
     found = predicted.result.layers["objects"]
-    model = load(done.path)
-    tiling = Tiling.of(model.network, image.size, image.spacing)
-    core = choose_core(tiling.domain.size, tiling.grid, tiling.halo, 11_500_000)
+    z, y, x = zarr.open_array(work / "large.ome.zarr" / "0", mode="r").shards[-3:]  # a tile is a shard
+    core = (z, y, x)
     sigma, distance = tuned_watershed(items)
     part = Region((0, 0, 0), (64, 384, 384))
     rival = otsu_watershed(image.read(part)[0], SPACING, sigma_um=sigma, min_distance_um=distance)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aequorea.engine.predict import predict_dense
-from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.engine.tiles import Tiling, choose_core, worst_tile
 from aequorea.results import MemoryOutput
 from aequorea.volume import Region, from_array
 from networks import unet
@@ -96,3 +96,18 @@ def test_an_infinite_volume_costs_what_is_promised() -> None:
         core = choose_core(tiling.domain.size, tiling.grid, tiling.halo, 11_500_000)
         computed = tiling.computed(Region.at([c * 9 for c in core], core)).voxels
         assert computed / np.prod(core) <= 2.0
+
+
+@given(
+    st.tuples(*[st.integers(1, 3000)] * 3),
+    st.tuples(*[st.sampled_from((1, 4, 8, 16))] * 3),
+    st.integers(0, 40),
+    st.sampled_from((300_000, 3_000_000)),
+)
+def test_cores_stay_within_what_they_may_be(domain, grid, halo, budget) -> None:
+    core = choose_core(domain, grid, (halo,) * 3, budget, most=budget // 2)
+    computed, kept = worst_tile(core, domain, grid, (halo,) * 3)
+    small = choose_core(domain, grid, (halo,) * 3, 1)
+    possible, least = worst_tile(small, domain, grid, (halo,) * 3)
+    assert (computed <= budget and kept <= budget // 2) or possible > budget or least > budget // 2
+    assert all(c % g == 0 for c, g in zip(core, grid))

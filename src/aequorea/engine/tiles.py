@@ -100,7 +100,9 @@ class Tiling:
         return spacing
 
 
-def choose_core(domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = 32) -> Triple:
+def choose_core(
+    domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = 32, most: int | None = None
+) -> Triple:
     """Return the core (z, y, x) that computes fewest voxels per voxel kept.
 
     Parameters
@@ -115,6 +117,8 @@ def choose_core(domain: Triple, grid: Triple, halo: Triple, budget: int, step: i
         Most voxels that one tile may compute, halo included.
     step
         Cores are multiples of this too, for the chunks of the output; or span the whole axis.
+    most
+        Voxels that a core may have: what is written and decoded at once.
     """
     options = []
     for n, g in zip(domain, grid):
@@ -124,7 +128,8 @@ def choose_core(domain: Triple, grid: Triple, halo: Triple, budget: int, step: i
 
     def cost(core: tuple[int, ...]) -> tuple[bool, float, int]:
         computed, kept = worst_tile((core[0], core[1], core[2]), domain, grid, halo)
-        return (computed > budget, computed / kept if computed <= budget else computed, -kept)
+        over = computed > budget or (most is not None and kept > most)
+        return (over, computed if over else computed / kept, -kept)
 
     z, y, x = min(product(*options), key=cost)
     return z, y, x

@@ -30,6 +30,8 @@ from aequorea.workflows.explain import explain
 from aequorea.workflows.open import open as open_volume
 
 CHUNK: Triple = (64, 64, 64)
+SHARD = 5 * 2**20
+"""Most voxels of a shard: it is decoded at once, which in thin volumes would take more memory than the network."""
 MOST_MEASURED = 2**40
 """Voxels above which a region's intensity range stands for the volume's, which would take days to read."""
 COUNTED = 10**13
@@ -157,7 +159,9 @@ def predict(
         if items
         else tile_budget(tiling, spec.tile or usual_tile(tiling, spec.precision))
     )
-    core = tiling.domain.size if items else choose_core(work.size, tiling.grid, tiling.halo, budget)
+    core = (
+        tiling.domain.size if items else choose_core(work.size, tiling.grid, tiling.halo, budget, most=SHARD)
+    )
     shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     recipe = [
         print_of_model,
