@@ -35,7 +35,7 @@ from aequorea.engine import predict as engine
 from aequorea.engine.inference import Runner
 from aequorea.model import Model
 from aequorea.signal.intensity import measure
-from aequorea.volume import Array, Triple
+from aequorea.volume import ORIGIN, Array, Triple
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.predict import Predicted, predict
 
@@ -56,9 +56,9 @@ class Recorder(Runner):
         self.tiles: list[tuple[Array, Tensor]] = []
         Recorder.last = self
 
-    def __call__(self, image: Array) -> Tensor:
+    def __call__(self, image: Array, origin: Triple = ORIGIN) -> Tensor:
         """Compute, and keep."""
-        out = super().__call__(image)
+        out = super().__call__(image, origin)
         self.tiles.append((image, out))
         return out
 
@@ -71,7 +71,7 @@ class Replay(Runner):
     def __init__(self, *args: Any, **options: Any) -> None:
         self.answers = iter([out for _, out in Recorder.last.tiles])
 
-    def __call__(self, image: Array) -> Tensor:
+    def __call__(self, image: Array, origin: Triple = ORIGIN) -> Tensor:
         """Answer from memory."""
         return next(self.answers)
 
