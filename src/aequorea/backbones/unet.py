@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from aequorea.layers.conv import Conv, ConvUnit, Pointwise, Residual, convolve, convolve_planes, role_kernels
+from aequorea.layers.conv import Conv, ConvUnit, Pointwise, Residual, convolve_image
 from aequorea.layers.norm import BatchNorm
 from aequorea.layers.upsample import add_upsampled
 from aequorea.plugs import Layout
@@ -154,9 +154,8 @@ class UNet(nn.Module):
         return out
 
     def _embed(self, x: Tensor) -> Tensor:
-        weight = role_kernels(self.embed.weight.to(x.dtype), self.roles, x.shape[1])
-        first = convolve_planes if x.device.type == "cpu" else convolve
-        return F.relu(self.embed_norm(first(x, weight, self.embed.bias)), inplace=True)
+        out = convolve_image(x, self.embed.weight.to(x.dtype), self.roles, self.embed.bias)
+        return F.relu(self.embed_norm(out), inplace=True)
 
     def fold(self) -> None:
         """Fold the first normalisation into the first kernel; the module is for evaluation from then on."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, Unlabelled, fields, numbers
+from aequorea.cli.options import Axes, Channel, Spacing, Unlabelled, numbers, set_fields
 
 
 def command(app: typer.Typer) -> None:
@@ -43,7 +43,6 @@ def command(app: typer.Typer) -> None:
     ) -> None:
         """Train a model on a few labelled crops or volumes; run again to take up an interrupted run."""
         from aequorea.engine.processes import together
-        from aequorea.errors import SpecError, nearest
         from aequorea.workflows.finetune import FinetuneSpec, finetune
 
         recipes: dict[str, dict[str, Any]] = {
@@ -53,11 +52,7 @@ def command(app: typer.Typer) -> None:
         }
         if adapter:
             recipes["adapter"] = {"name": adapter}
-        for path, value in fields(set_ or [], "--set").items():
-            recipe, _, word = path.rpartition(".")
-            if (recipe or "task") not in recipes:
-                raise SpecError(f"--set {path}: no recipe is called '{recipe}'; {nearest(recipe, recipes)}")
-            recipes[recipe or "task"][word] = value
+        set_fields(recipes, set_ or [], default="task")
         words = {"start": str(start) if start else None, "held_out": held_out, "head": head}
         spec = FinetuneSpec.parse({**recipes, **words})
         with together() as first:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.errors import SpecError
+from aequorea.errors import SpecError, nearest
 
 Spacing = Annotated[
     str | None,
@@ -66,3 +66,18 @@ def fields(pairs: list[str], flag: str) -> dict[str, Any]:
             raise SpecError(f"{flag} '{pair}': expected WORD=VALUE")
         out[word] = yaml.safe_load(value)
     return out
+
+
+def set_fields(recipes: dict[str, dict[str, Any]], pairs: list[str], default: str = "") -> None:
+    """Put the words of ``--set`` into recipes: ``["backbone.size=small"]``; those without a recipe into ``default``.
+
+    Raises
+    ------
+    SpecError
+        If no recipe is called so.
+    """
+    for path, value in fields(pairs, "--set").items():
+        recipe, _, word = path.rpartition(".")
+        if (recipe or default) not in recipes:
+            raise SpecError(f"--set {path}: no recipe is called '{recipe}'; {nearest(recipe, recipes)}")
+        recipes[recipe or default][word] = value

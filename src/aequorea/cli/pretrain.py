@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import fields, numbers
+from aequorea.cli.options import numbers, set_fields
 
 
 def command(app: typer.Typer) -> None:
@@ -47,7 +47,6 @@ def command(app: typer.Typer) -> None:
     ) -> None:
         """Learn from volumes without labels; run again to take up an interrupted run."""
         from aequorea.engine.processes import together
-        from aequorea.errors import SpecError, nearest
         from aequorea.workflows.dataset import dataset
         from aequorea.workflows.judged import told
         from aequorea.workflows.pretrain import PretrainSpec, pretrain
@@ -64,11 +63,7 @@ def command(app: typer.Typer) -> None:
                 "checkpoint_every": 50,
             },
         }
-        for path, value in fields(set_ or [], "--set").items():
-            recipe, _, word = path.rpartition(".")
-            if recipe not in recipes:
-                raise SpecError(f"--set {path}: no recipe is called '{recipe}'; {nearest(recipe, recipes)}")
-            recipes[recipe][word] = value
+        set_fields(recipes, set_ or [])
         spec = PretrainSpec.parse(
             {
                 "objectives": [{"objective": recipes["objective"]}],

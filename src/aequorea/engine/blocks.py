@@ -120,18 +120,20 @@ class BlockSampler:
             block = source.image.read(draw_block(source.image, source.patch, rng))
             if shows(block):
                 break
-        short = [(0, max(0, p - n)) for p, n in zip(source.patch, block.shape[1:])]
-        if any(after for _, after in short):
-            block = np.pad(block, [(0, 0), *short], mode="symmetric")
-        return number, block
+        return number, _mirrored(block, source.patch)
 
 
 def cut(source: Source, rng: np.random.Generator) -> Array:
     """Return a patch_CZYX at a random place of a volume, mirrored where the volume is smaller."""
     start = [int(rng.integers(max(0, n - p) + 1)) for n, p in zip(source.image.size, source.patch)]
     block = source.image.read(Region.at(start, source.patch).clip(source.image.region))
-    short = [(0, p - n) for p, n in zip(source.patch, block.shape[1:])]
-    return np.pad(block, [(0, 0), *short], mode="symmetric")
+    return _mirrored(block, source.patch)
+
+
+def _mirrored(block: Array, patch: Triple) -> Array:
+    """Return a block_CZYX continued by mirror images where it is smaller than a patch."""
+    short = [(0, max(0, p - n)) for p, n in zip(patch, block.shape[1:])]
+    return np.pad(block, [(0, 0), *short], mode="symmetric") if any(after for _, after in short) else block
 
 
 def draw_block(image: Volume, patch: Triple, rng: np.random.Generator) -> Region:

@@ -60,6 +60,12 @@ def role_kernels(kernel: Tensor, roles: Tensor, channels: int) -> Tensor:
     return torch.einsum("cw,wizyx->wczyx", gain.to(kernel.dtype), kernel.clone())
 
 
+def convolve_image(x: Tensor, kernel: Tensor, roles: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the first convolution of an image_BCZYX of any number of channels, see :func:`role_kernels`."""
+    first = convolve_planes if x.device.type == "cpu" else convolve
+    return first(x, role_kernels(kernel, roles, x.shape[1]), bias)
+
+
 class Pointwise(nn.Conv3d):
     """A 1³ convolution: the same linear map at every voxel.
 

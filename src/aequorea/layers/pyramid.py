@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aequorea.layers.conv import ConvUnit, Pointwise, Residual, convolve, convolve_planes, role_kernels
+from aequorea.layers.conv import ConvUnit, Pointwise, Residual, convolve_image
 from aequorea.layers.upsample import add_upsampled, trilinear
 from aequorea.volume import Triple
 
@@ -69,10 +69,8 @@ class PyramidDecoder(nn.Module):
         if self.between is not None:
             coarse = self.between(trilinear(coarse, [n // s for n, s in zip(image.shape[2:], strides[1])]))
             levels.insert(0, coarse)
-        weight = role_kernels(self.kernel, self.roles, image.shape[1])
-        first = convolve_planes if image.device.type == "cpu" else convolve
-        step = strides[1]
-        fine = add_upsampled(first(image, weight, self.bias), coarse, step)
+        fine = convolve_image(image, self.kernel, self.roles, self.bias)
+        fine = add_upsampled(fine, coarse, strides[1])
         # Not in place: of a view that would copy every gradient.
         levels.insert(0, F.relu(fine))
         return levels

@@ -96,13 +96,7 @@ class MAE(nn.Module):
         One channel of the patch, at random; the facts are those of :meth:`survey`. With ``unchanged`` among them the
         patch is taken as it is.
         """
-        assert patch is not None, "masked reconstruction needs volumes"
-        facts = facts or {
-            "unit": (self.spec.unit,) * 3,
-            "group": (1, 1, 1),
-            "spacing": None,
-            "widths": (1.5, 1.5),
-        }
+        assert patch is not None and facts is not None, "masked reconstruction needs volumes"
         target = np.array(patch[int(rng.integers(len(patch)))], np.float32)
         if rng.random() < self.spec.optics and not facts.get("unchanged"):
             target = _through_optics(target, facts["spacing"], rng)
