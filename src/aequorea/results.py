@@ -6,13 +6,14 @@ whether an earlier run was killed halfway: it asks a layer which blocks are pend
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from aequorea.crew import Crew
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
 Table = dict[str, Array]
@@ -34,14 +35,27 @@ class Layer(Protocol):
     def block(self) -> Triple:
         """Voxels (z, y, x) of one block; blocks lie on a grid from the origin, cut at the far ends."""
 
+    @property
+    def crew(self) -> Crew:
+        """The processes that write it; most often this one alone."""
+
+    def left(self) -> list[int]:
+        """Return the numbers of the blocks that nobody has written yet, in the order of ``Region.split``."""
+
     def pending(self) -> Iterator[Region]:
-        """Yield the blocks that are not written yet; together with those written they cover the volume once."""
+        """Yield the blocks that are not written yet and that this process is to write.
+
+        Together with those written, and those of other processes, they cover the volume once.
+        """
 
     def write(self, region: Region, block: Array) -> None:
         """Write one block of axes ``C Z Y X``; whole or not at all."""
 
     def finish(self) -> Volume:
-        """Make everything durable (pyramid, digests) and return the volume for reading."""
+        """Make everything durable (pyramid, digests) and return the volume for reading.
+
+        Waits for other processes that write it; raises :class:`aequorea.crew.TakeOver` where one of them is lost.
+        """
 
 
 class Output(Protocol):
@@ -59,8 +73,8 @@ class Output(Protocol):
     ) -> Layer:
         """Begin (or take up again) a layer."""
 
-    def table(self, name: str, columns: Table) -> None:
-        """Write a table, whole or not at all."""
+    def table(self, name: str, columns: Table | Callable[[], Table]) -> None:
+        """Write a table, whole or not at all; of several processes one makes it, if it is still to be made."""
 
     def scratch(self, name: str) -> Path:
         """Return a folder for intermediate files, kept if the run is killed, deleted when it ends."""
@@ -95,9 +109,9 @@ class MemoryOutput:
         """Begin a layer."""
         return MemoryLayer(self.result, name, size, np.dtype(dtype), channels, spacing, self._block or size)
 
-    def table(self, name: str, columns: Table) -> None:
+    def table(self, name: str, columns: Table | Callable[[], Table]) -> None:
         """Keep a table."""
-        self.result.tables[name] = columns
+        self.result.tables[name] = columns() if callable(columns) else columns
 
     def scratch(self, name: str) -> Path:
         """Return the folder given to the constructor."""
@@ -122,15 +136,21 @@ class MemoryLayer:
 
     def __post_init__(self) -> None:
         self._array = np.zeros((len(self.channels), *self.size), self.dtype)
-        self._left = list(Region.whole(self.size).split(self.block))
+        self._blocks = list(Region.whole(self.size).split(self.block))
+        self._left = dict.fromkeys(self._blocks)
+        self.crew = Crew()
+
+    def left(self) -> list[int]:
+        """Return the numbers of the blocks that were not written."""
+        return [number for number, block in enumerate(self._blocks) if block in self._left]
 
     def pending(self) -> Iterator[Region]:
-        """Yield every block once."""
-        while self._left:
-            yield self._left.pop(0)
+        """Yield the blocks that were not written."""
+        yield from list(self._left)
 
     def write(self, region: Region, block: Array) -> None:
         """Keep one block."""
+        self._left.pop(region, None)
         self._array[(slice(None), *region.slices)] = block
 
     def finish(self) -> Volume:

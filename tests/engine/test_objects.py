@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from aequorea.engine import objects
+from aequorea.engine import block_store, objects
 from aequorea.engine.objects import ObjectFinder, ObjectRule, part_of
 from aequorea.errors import DataError
 from aequorea.results import MemoryOutput
@@ -24,10 +24,10 @@ def run(dense, rule, block, scratch=None, image=None, spacing=None):
     volume = from_array(dense, spacing=spacing)
     out = MemoryOutput(block=block)
     layer = out.layer("objects", size=volume.size, dtype=np.uint32, kind="label", spacing=spacing)
-    table = ObjectFinder(volume, rule, layer.block, scratch).run(
-        layer, from_array(image, spacing=spacing) if image is not None else None
-    )
-    return layer.finish().read()[0], table
+    finder = ObjectFinder(volume, rule, layer.block, scratch)
+    about = from_array(image, spacing=spacing) if image is not None else None
+    finder.run(layer, about)
+    return layer.finish().read()[0], finder.table(about)
 
 
 def whole(dense, rule, spacing=None):
@@ -174,7 +174,7 @@ def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch, stop_after):
     rule = ObjectRule(threshold=128, tau=50)
     volume = from_array(dense)
     wanted, table = run(dense, rule, (16, 16, 16))
-    written, honest = [], objects.write_file
+    written, honest = [], block_store.write_file
 
     def write(path, data):
         written.append(path)
@@ -190,12 +190,14 @@ def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch, stop_after):
     layer.pending = lambda: iter(list(kept))
     place = layer.write
     layer.write = lambda region, block: (place(region, block), kept.remove(region))
-    monkeypatch.setattr(objects, "write_file", write)
+    monkeypatch.setattr(block_store, "write_file", write)
     with pytest.raises(Stopped):
         ObjectFinder(volume, rule, layer.block, tmp_path / "scratch").run(layer)
-    monkeypatch.setattr(objects, "write_file", honest)
+    monkeypatch.setattr(block_store, "write_file", honest)
     before = len(written)
-    resumed = ObjectFinder(volume, rule, layer.block, tmp_path / "scratch").run(layer)
+    finder = ObjectFinder(volume, rule, layer.block, tmp_path / "scratch")
+    finder.run(layer)
+    resumed = finder.table()
     assert before >= stop_after  # another thread may have gone on
     np.testing.assert_array_equal(layer.finish().read()[0], wanted)
     for name in table:
@@ -216,7 +218,7 @@ def test_what_was_done_is_not_done_again_and_another_rule_starts_afresh(tmp_path
 
 
 def test_noise_as_height_is_refused_before_memory_ends(monkeypatch, rng):
-    monkeypatch.setattr("aequorea.engine.objects.MOST_PAIRS", 100)
+    monkeypatch.setattr("aequorea.engine.objects.most_pairs", lambda: 100)
     dense = np.stack([np.full((20, 20, 20), 255), rng.integers(0, 256, (20, 20, 20))]).astype(np.uint8)
     with pytest.raises(DataError, match="noise"):
         run(dense, ObjectRule(threshold=1, tau=1), (6, 6, 6))
@@ -250,5 +252,6 @@ def test_only_open_matters_reach_the_join():
     volume = from_array(dense)
     layer = MemoryOutput().layer("objects", size=volume.size, dtype=np.uint32, kind="label")
     finder = ObjectFinder(volume, ObjectRule(threshold=128, tau=50), layer.block)
-    table = finder.run(layer)
+    finder.run(layer)
+    table = finder.table()
     assert len(finder.store.load("graph/0.npz")["end"]) == len(table["id"])

@@ -45,6 +45,15 @@ def command(app: typer.Typer) -> None:
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace a result that is there.")
         ] = False,
+        part: Annotated[
+            str | None,
+            typer.Option(
+                help="Share the work with other processes: which of how many this is.", metavar="I/N"
+            ),
+        ] = None,
+        scheduler: Annotated[
+            str | None, typer.Option(help="Address of a running Dask cluster that does the work.")
+        ] = None,
         level: Level = None,
         time: Time = None,
         scene: Scene = None,
@@ -54,6 +63,7 @@ def command(app: typer.Typer) -> None:
         channel: Channel = None,
     ) -> None:
         """Predict a volume of any size into an OME-Zarr; run again to take up an interrupted run."""
+        from aequorea.crew import parse_part
         from aequorea.errors import AequoreaError, DataError, SpecError
         from aequorea.volume import Volume
         from aequorea.workflows.open import open as open_volume
@@ -93,6 +103,22 @@ def command(app: typer.Typer) -> None:
             show(load(model), volume, place, spec)
             print(f"preview: {place}")
             return
+        if scheduler is not None:
+            from aequorea.workflows.cluster import predict_on
+
+            if each or part or overwrite:
+                raise SpecError("--scheduler: one image at a time, without --each, --part and --overwrite")
+            done = predict_on(
+                scheduler,
+                model,
+                source,
+                out,
+                spec,
+                opening={**told, "many": "sequence" if sequence else None},
+                mask=mask,
+            )
+            print(f"result: {done.path}")
+            return
         failed: list[AequoreaError] = []
 
         def skip(error: AequoreaError) -> None:
@@ -115,7 +141,15 @@ def command(app: typer.Typer) -> None:
 
         for one, place in several() if each else [(volume, out)]:
             try:
-                done = predict(model, one, place, spec, mask=over, overwrite=overwrite)
+                done = predict(
+                    model,
+                    one,
+                    place,
+                    spec,
+                    mask=over,
+                    overwrite=overwrite,
+                    part=parse_part(part) if part else (1, 1),
+                )
             except AequoreaError as error:
                 if not each:
                     raise

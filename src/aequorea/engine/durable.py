@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -84,8 +85,8 @@ def write_file(path: Path, data: bytes | Iterable[bytes], beside: Path | None = 
     with explained(path):
         make_folder(path.parent)
         make_folder(beside or path.parent)
-        # The thread is in the name: several write at a time, and two may write the same file.
-        partial = (beside or path.parent) / f".{path.name}.{os.getpid()}-{threading.get_ident()}{LEFTOVER}"
+        # Threads, processes and machines write at a time, and two may write the same file.
+        partial = (beside or path.parent) / f".{path.name}.{uuid.uuid4().hex}{LEFTOVER}"
         try:
             handle = os.open(
                 partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666

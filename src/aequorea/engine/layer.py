@@ -2,11 +2,13 @@
 
 The unit is one shard: encoded in memory by zarr-python, written beside its place, flushed, renamed, then
 entered with size, time and digest into the journal. What the journal does not hold, or what no longer looks
-as it says, is pending. Shards of nothing but zeros are entered and not written.
+as it says, is pending. Shards of nothing but zeros are entered and not written. Of several processes each has a
+journal of its own and reads those of the others.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore, MemoryStore
 
+from aequorea.crew import Crew
 from aequorea.engine import ome_metadata
 from aequorea.engine.durable import Journal, explained, file_digest, remove_file, write_file
 from aequorea.errors import DataError
@@ -71,10 +74,12 @@ class ZarrLayer:
         What it is.
     result
         Takes the volume when the layer is finished.
+    crew
+        The processes that write it.
     """
 
-    def __init__(self, store: Path, spec: LayerSpec, result: Result) -> None:
-        self.spec = spec
+    def __init__(self, store: Path, spec: LayerSpec, result: Result, crew: Crew | None = None) -> None:
+        self.spec, self.crew = spec, crew or Crew()
         self.store = store
         self.folder = store / spec.folder
         self._result = result
@@ -82,14 +87,17 @@ class ZarrLayer:
         self._factors = factors(spec.size, spec.spacing, enough)
         self._sizes = [halved(spec.size, factor) for factor in self._factors]
         self._tiling = [fit(size, spec.chunk, spec.shard) for size in self._sizes]
-        self._journal = Journal(store / OURS / "journal" / f"{spec.name}.jsonl")
+        self._journals = store / OURS / "journal"
+        part = "" if self.crew.part == 1 else f".part{self.crew.part}"
+        self._journal = Journal(self._journals / f"{spec.name}{part}.jsonl")
         self._done: list[set[Triple]] = [set() for _ in self._sizes]
+        self._read: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     @property
     def whole(self) -> bool:
         """Whether every shard of every level is written."""
-        return not any(self._left(level) for level in range(len(self._sizes)))
+        return not any(self._pending(level) for level in range(len(self._sizes)))
 
     @property
     def block(self) -> Triple:
@@ -98,7 +106,13 @@ class ZarrLayer:
 
     def pending(self) -> Iterator[Region]:
         """Yield the regions of the shards that are not written; shards lie on a grid from the origin."""
-        yield from self._left(0)
+        yield from self._mine(0)
+
+    def left(self, level: int = 0) -> list[int]:
+        """Return the numbers of the shards of a level that nobody has written."""
+        if not self.crew.alone:
+            self._learn()
+        return list(self._pending(level))
 
     def write(self, region: Region, block: Array) -> None:
         """Write one shard, whole or not at all, and lastingly.
@@ -138,18 +152,22 @@ class ZarrLayer:
             If shards are pending.
         DataError
             If the disk does not take it, or what was written is damaged.
+        TakeOver
+            If shards are pending that another process was to write, which is lost.
         """
-        if self._left(0):
-            raise ValueError(f"layer '{self.spec.name}': {len(self._left(0))} shards are not written")
-        work = [(level, self._left(level)) for level in range(1, len(self._sizes))]
-        total = sum(region.voxels for _, regions in work for region in regions)
+        if self.crew.alone and (left := self.left()):
+            raise ValueError(f"layer '{self.spec.name}': {len(left)} shards are not written")
+        self._wait(0)
+        total = sum(r.voxels for level in range(1, len(self._sizes)) for r in self._mine(level))
         with (
             Progress(f"pyramid of {self.spec.name}", total, "voxel") as bar,
             ThreadPoolExecutor(THREADS) as pool,
         ):
-            for level, regions in work:
+            for level in range(1, len(self._sizes)):
+                regions = self._mine(level)
                 for region, _ in zip(regions, pool.map(partial(self._coarsen, level), regions)):
                     bar.advance(region.voxels)
+                self._wait(level)
         volume = self.volume()
         self._result.layers[self.spec.name] = volume
         return volume
@@ -161,14 +179,15 @@ class ZarrLayer:
 
     def check(self) -> list[Path]:
         """Compare the journal with the disk and return the shards that are not as they were written."""
-        last: dict[tuple[int, Triple], dict[str, Any]] = {}
-        for entry in self._journal.entries():
-            z, y, x = entry["at"]
-            last[entry["level"], (z, y, x)] = entry
+        entries: dict[tuple[int, Triple], list[dict[str, Any]]] = {}
+        for file in self._journal_files():
+            for entry in Journal(file).entries():
+                z, y, x = entry["at"]
+                entries.setdefault((entry["level"], (z, y, x)), []).append(entry)
         damaged = []
-        for (level, at), entry in last.items():
+        for (level, at), said in entries.items():
             path = self._shard_path(level, at)
-            if "size" in entry and _intact(path, entry):
+            if any(_intact(path, entry) for entry in said[::-1]):
                 self._done[level].add(at)
             else:
                 damaged.append(path)
@@ -197,12 +216,45 @@ class ZarrLayer:
             origin=spec.origin,
         )
 
-    def _left(self, level: int) -> list[Region]:
+    def _pending(self, level: int) -> dict[int, Region]:
+        """Return the shards of a level that are not written as far as this process knows, by number."""
         shard = self._tiling[level][1]
         with self._lock:
             done = set(self._done[level])
-        regions = Region.whole(self._sizes[level]).split(shard)
-        return [region for region in regions if _place(region, shard) not in done]
+        regions = enumerate(Region.whole(self._sizes[level]).split(shard))
+        return {number: region for number, region in regions if _place(region, shard) not in done}
+
+    def _mine(self, level: int) -> list[Region]:
+        """Return the shards of a level that this process is to write now."""
+        if not self.crew.alone:
+            self._learn()
+        pending = self._pending(level)
+        return [pending[number] for number in self.crew.mine(list(pending), self._count(level))]
+
+    def _count(self, level: int) -> int:
+        return math.prod(-(-n // s) for n, s in zip(self._sizes[level], self._tiling[level][1]))
+
+    def _wait(self, level: int) -> None:
+        """Return when a level is whole."""
+        if not self.crew.alone:
+            stage = f"{self.spec.name}, level {level}"
+            self.crew.wait(partial(self.left, level), self._count(level), stage)
+
+    def _journal_files(self) -> list[Path]:
+        name = self.spec.name
+        return [*self._journals.glob(f"{name}.jsonl"), *self._journals.glob(f"{name}.part*.jsonl")]
+
+    def _learn(self) -> None:
+        """Read what other processes have written."""
+        for file in self._journal_files():
+            size = file.stat().st_size
+            if file == self._journal.path or size == self._read.get(file):
+                continue
+            self._read[file] = size
+            for entry in Journal(file).entries():
+                z, y, x = entry["at"]
+                with self._lock:
+                    self._done[entry["level"]].add((z, y, x))
 
     def _commit(self, level: int, region: Region, block: Array) -> None:
         chunk, shard = self._tiling[level]
@@ -280,14 +332,18 @@ class ZarrLayer:
         )
 
     def _distrust(self, level: int, region: Region) -> None:
-        """Make those shards pending for the next run whose bytes are not the ones that were written."""
-        last = {(entry["level"], tuple(entry["at"])): entry for entry in self._journal.entries()}
+        """Remove those shards whose bytes are not the ones that were written, so that the next run makes them."""
         shard = self._tiling[level][1]
+        digests = {
+            (entry["level"], tuple(entry["at"]), entry.get("digest"))
+            for file in self._journal_files()
+            for entry in Journal(file).entries()
+        }
         for block in region.snap(shard).split(shard):
             at = _place(block, shard)
-            entry = last.get((level, at), {})
-            if entry.get("size") and not _same_bytes(self._shard_path(level, at), entry):
-                self._journal.append({"level": level, "at": at})
+            path = self._shard_path(level, at)
+            if path.is_file() and (level, at, file_digest(path)) not in digests:
+                remove_file(path)
 
     def _shard_path(self, level: int, at: Triple) -> Path:
         front = ("0",) if self.spec.channel_axis else ()

@@ -10,16 +10,16 @@ Three stages, each of which can be killed and taken up again:
 
 A block is a shard of the output or a part of it, of bounded size, so memory does not grow with the volume
 except by the graphs of stage 2: one entry per object, and about 0.2 per foreground voxel on block faces.
+
+Stages 1 and 3 are shared by all processes that write the layer; stage 2 is one's.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -29,7 +29,8 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
-from aequorea.engine.durable import explained, write_file
+from aequorea.crew import Crew
+from aequorea.engine.block_store import BlockStore
 from aequorea.errors import DataError
 from aequorea.progress import track
 from aequorea.results import Layer, Table
@@ -46,13 +47,15 @@ from aequorea.signal.basins import (
     strongest,
     sum_by,
 )
-from aequorea.signal.measure import Sums, add_up, gather, measure_block, object_table
+from aequorea.signal.measure import add_up, gather, measure_block, object_table
 from aequorea.volume import Array, Region, Triple, Volume
 
 MOST_VOXELS = 1 << 22
 """Voxels of a block at most: about 30 bytes each while it is worked on."""
-MOST_PAIRS = 200_000_000
-"""Edges that the join may hold: about 10 GB."""
+PAIR_BYTES = 50
+"""Memory that an edge of the join takes."""
+SHARE = 0.6
+"""Of the machine's memory that they may take."""
 THREADS = min(2, os.cpu_count() or 1)
 """Shards worked on at a time; each holds a block."""
 GRAPH = (
@@ -88,43 +91,6 @@ class ObjectRule:
         return out
 
 
-class BlockStore:
-    """Named arrays, whole or not there at all; in a folder, or in memory where there is none."""
-
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
-        self._memory: dict[str, bytes] = {}
-
-    def begin(self, recipe: str) -> None:
-        """Forget everything that was kept for another recipe."""
-        if self.folder is None:
-            return
-        known = self.folder / "recipe.json"
-        if known.exists() and known.read_text(encoding="utf-8") == recipe:
-            return
-        with explained(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
-        write_file(known, recipe.encode())
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._memory if self.folder is None else (self.folder / name).exists()
-
-    def save(self, name: str, arrays: dict[str, Array]) -> None:
-        """Keep arrays under a name."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        if self.folder is None:
-            self._memory[name] = buffer.getvalue()
-        else:
-            write_file(self.folder / name, buffer.getvalue())
-
-    def load(self, name: str, wanted: tuple[str, ...] | None = None) -> dict[str, Array]:
-        """Return the arrays kept under a name, or those wanted; the others are not read."""
-        source = io.BytesIO(self._memory[name]) if self.folder is None else self.folder / name
-        with np.load(source) as arrays:
-            return {key: arrays[key] for key in (wanted or arrays.files)}
-
-
 class ObjectFinder:
     """Finds, writes and measures the objects of one stored network output.
 
@@ -156,8 +122,8 @@ class ObjectFinder:
         self.store.begin(json.dumps(recipe, sort_keys=True))
         self._graph = lru_cache(maxsize=64)(lambda i: self.store.load(f"graph/{i}.npz", GRAPH))
 
-    def run(self, layer: Layer, image: Volume | None = None) -> Table:
-        """Write the labels into a layer and return the table of objects.
+    def run(self, layer: Layer, image: Volume | None = None) -> None:
+        """Write the labels into a layer and measure the objects.
 
         Parameters
         ----------
@@ -170,27 +136,62 @@ class ObjectFinder:
         ------
         DataError
             If the image is on another grid, or the height map is noise (more edges than memory holds).
+        TakeOver
+            If another process that was to do its share is lost.
         """
+        if layer.block != self.shard:
+            raise ValueError(f"the layer's blocks of {layer.block} are not those of {self.shard}")
         if image is not None and image.size != self.dense.size:
             raise DataError(f"{image.name}: {image.size} voxels where the objects lie on {self.dense.size}")
         shards = list(self.dense.region.split(self.shard))
+        crew, total = layer.crew, len(shards)
         with ThreadPoolExecutor(THREADS) as pool:
-            for _ in track(pool.map(self.find, shards), "find objects", len(shards), "shard"):
+            mine = crew.mine(self._not_found(shards), total)
+            for _ in track(
+                pool.map(self.find, [shards[i] for i in mine]), "find objects", len(mine), "shard"
+            ):
                 pass
-        number, base = self.join()
-        pending = set(layer.pending())
-        if not pending <= set(shards):
-            raise ValueError(f"the layer's blocks are not those of {self.shard}")
+        if not crew.alone:
+            crew.wait(lambda: self._not_found(shards), total, "find objects")
+        number, base = self._joined(crew)
+        self.count = int(number.max(initial=0))
+        unwritten = set(layer.left())
 
-        def write(i: int, shard: Region) -> None:
-            self.write(i, shard, number, base, layer if shard in pending else None, image)
+        def write(i: int) -> None:
+            self.write(i, shards[i], number, base, layer if i in unwritten else None, image)
 
         with ThreadPoolExecutor(THREADS) as pool:
-            written = pool.map(write, range(len(shards)), shards)
-            for _ in track(written, "write objects", len(shards), "shard"):
+            mine = crew.mine(self._not_written(layer, total), total)
+            for _ in track(pool.map(write, mine), "write objects", len(mine), "shard"):
                 pass
-        sums = add_up(self._sums(len(shards)), int(number.max(initial=0)))
-        return object_table(sums, self.dense.spacing, image.channels if image is not None else ())
+        if not crew.alone:
+            crew.wait(lambda: self._not_written(layer, total), total, "write objects")
+
+    def table(self, image: Volume | None = None) -> Table:
+        """Return the table of the objects that :meth:`run` wrote, with the intensities of the same image."""
+        channels = image.channels if image is not None else ()
+        sums = [self.store.load(f"sums/{i}.npz") for i in sorted(self.store.numbers("sums"))]
+        return object_table(add_up(sums, self.count), self.dense.spacing, channels)
+
+    def _not_found(self, shards: Sequence[Region]) -> list[int]:
+        """Return the numbers of the shards that are not through stage 1."""
+        found = self.store.numbers("graph")
+        return [i for i, shard in enumerate(shards) if not found.issuperset(self._blocks_of(shard))]
+
+    def _not_written(self, layer: Layer, total: int) -> list[int]:
+        """Return the numbers of the shards that are not through stage 3."""
+        return sorted({*layer.left(), *(set(range(total)) - self.store.numbers("sums"))})
+
+    def _joined(self, crew: Crew) -> tuple[NDArray[np.uint32], list[int]]:
+        """Stage 2, by one process for all."""
+        if crew.alone:
+            return self.join()
+        if crew.one(lambda: "join.npz" in self.store, "join objects"):
+            number, base = self.join()
+            self.store.save("join.npz", {"number": number, "base": np.array(base)})
+            return number, base
+        kept = self.store.load("join.npz")
+        return kept["number"].astype(np.uint32, copy=False), kept["base"].tolist()
 
     def find(self, shard: Region) -> None:
         """Stage 1 for the blocks of one shard; those that were done are left alone."""
@@ -254,15 +255,15 @@ class ObjectFinder:
             voxels.append(graph["voxels"])
         end, height, size = np.concatenate(ends), np.concatenate(heights), np.concatenate(voxels)
         link = np.arange(len(end))
-        edges, held = [], 0
+        edges, held, most = [], 0, most_pairs()
         for i in range(len(self.blocks)):
             link[base[i] : base[i + 1]] = self._entered(i, base)
             edges.append(self._edges(i, base))
             held += len(edges[-1])
-            if held > MOST_PAIRS:
+            if held > most:
                 raise DataError(
-                    f"{self.dense.name}: over {MOST_PAIRS:,} touching basins: the height map is noise; "
-                    "train longer, or raise the persistence"
+                    f"{self.dense.name}: over {most:,} pairs of touching basins, more than memory holds: the height "
+                    "map is noise (train longer, or raise the persistence), or this takes a larger machine"
                 )
         link = follow_links(link)
         pairs = Pairs.join(edges)
@@ -362,9 +363,11 @@ class ObjectFinder:
         if layer is not None:
             layer.write(shard, labels[None])
 
-    def _sums(self, shards: int) -> Iterator[Sums]:
-        for i in range(shards):
-            yield self.store.load(f"sums/{i}.npz")
+
+def most_pairs() -> int:
+    """Return how many edges the join may hold on this machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16e9
+    return int(SHARE * memory / PAIR_BYTES)
 
 
 def part_of(shard: Triple, size: Triple) -> Triple:

@@ -47,6 +47,12 @@ class Timing:
     kept: int = 0
     skipped: int = 0
 
+    def __iadd__(self, other: Timing) -> Timing:
+        """Add what another run took."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+        return self
+
 
 def normalised(image: Volume, intensity: Intensity) -> Volume:
     """Return the lazy volume of an image scaled by its own percentiles (float32)."""

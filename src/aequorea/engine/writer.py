@@ -16,12 +16,13 @@ import json
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from aequorea.crew import AllDone, Crew
 from aequorea.engine import ome_metadata, table
 from aequorea.engine.durable import explained, make_folder, sweep, write_file, write_json
 from aequorea.engine.layer import OURS, LayerSpec, ZarrLayer, fit, put
@@ -58,6 +59,9 @@ class ZarrOutput:
         not known).
     facts
         Plain data kept in the store's attributes under ``aequorea`` (model, intensity, versions).
+    part
+        Which of how many processes that write the store this is, from 1. Enter :attr:`crew` ``.alive()`` before
+        writing.
 
     Attributes
     ----------
@@ -85,6 +89,7 @@ class ZarrOutput:
         root: str = "dense",
         origin: Spacing = (0.0, 0.0, 0.0),
         facts: Mapping[str, Any] | None = None,
+        part: tuple[int, int] = (1, 1),
     ) -> None:
         self.path = Path(path)
         self.result = Result()
@@ -97,6 +102,11 @@ class ZarrOutput:
         self._lock = threading.RLock()
         self._layers: dict[str, ZarrLayer] = {}
         self._state: dict[str, Any] = {}
+        self.crew = Crew(*part, self._folder / "parts")
+        if overwrite and not self.crew.alone:
+            raise DataError(
+                f"{self.path}: --overwrite would delete what other parts write: delete it before they begin"
+            )
         self._take_up(identity, overwrite)
 
     @property
@@ -143,6 +153,7 @@ class ZarrOutput:
             origin=self._origin if origin is None else origin,
         )
         with self._lock:
+            self._go_on()
             if name in self._layers:
                 if self._layers[name].spec != spec:
                     raise DataError(
@@ -150,21 +161,41 @@ class ZarrOutput:
                         " add --overwrite to begin anew"
                     )
                 return self._layers[name]
-            layer = ZarrLayer(self.path, spec, self.result)
+            layer = ZarrLayer(self.path, spec, self.result, self.crew)
             layer.create()
+            if not self.crew.alone:
+                layer.check()  # of what others wrote
             self._layers[name] = layer
             self._state["layers"].append(spec.plain())
             self._set_status("running")
             self._describe()
             return layer
 
-    def table(self, name: str, columns: Table) -> None:
+    def table(self, name: str, columns: Table | Callable[[], Table]) -> None:
         """Write ``tables/NAME.csv``, whole or not at all; see :mod:`aequorea.engine.table`."""
+        path = self.path / "tables" / f"{name}.csv"
+        if not self.crew.one(path.exists, f"table {name}"):
+            return
         put(self.path, self.path / "tables" / "zarr.json", ome_metadata.group())
-        write_file(
-            self.path / "tables" / f"{name}.csv", table.encode(columns), beside=self._folder / "partial"
-        )
-        self.result.tables[name] = columns
+        made = columns() if callable(columns) else columns
+        write_file(path, table.encode(made), beside=self._folder / "partial")
+        self.result.tables[name] = made
+
+    def sole(self) -> bool:
+        """Return whether this process is to finish the store, once all else is written; else wait until it is.
+
+        Raises
+        ------
+        AllDone
+            When another process has finished it.
+        TakeOver
+            If the one that was to do it is lost.
+        """
+        return self.crew.one(self.finished_on_disk, "the end") or self._go_on()
+
+    def finished_on_disk(self) -> bool:
+        """Return whether :meth:`complete` was reached by any process."""
+        return bool(self._read_state()["status"] == "finished")
 
     def scratch(self, name: str) -> Path:
         """Return a folder that stays when the run is killed and is deleted by :meth:`complete`."""
@@ -193,6 +224,12 @@ class ZarrOutput:
                 self._set_status("finished")
             self._tidy()
 
+    def _go_on(self) -> bool:
+        """Raise :class:`AllDone` where another process has finished the store."""
+        if not self.crew.alone and self.finished_on_disk():
+            raise AllDone
+        return True
+
     def _take_up(self, identity: str, overwrite: bool) -> None:
         with explained(self.path):
             if overwrite and self.path.exists():
@@ -206,7 +243,8 @@ class ZarrOutput:
                 " add --overwrite to replace it, or choose another name"
             )
         for words in self._state["layers"]:
-            layer = ZarrLayer(self.path, LayerSpec.parse(words, where=str(self._state_file)), self.result)
+            spec = LayerSpec.parse(words, where=str(self._state_file))
+            layer = ZarrLayer(self.path, spec, self.result, self.crew)
             self.damaged += layer.check()
             self._layers[layer.spec.name] = layer
         if self.finished and not all(layer.whole for layer in self._layers.values()):
@@ -216,8 +254,9 @@ class ZarrOutput:
             self.result.layers.update({name: layer.volume() for name, layer in self._layers.items()})
             return
         make_folder(self._folder / "partial")
-        sweep(self._folder)
-        sweep(self._folder / "partial")
+        if self.crew.alone:
+            sweep(self._folder)
+            sweep(self._folder / "partial")
         for layer in self._layers.values():
             layer.create()
         self._describe()
@@ -226,22 +265,27 @@ class ZarrOutput:
         """Return the state of the store, which is begun if there is nothing yet."""
         fresh = {"version": STATE_VERSION, "identity": identity, "status": "running", "layers": []}
         if not self._state_file.exists():
-            if self.path.exists() and (
+            foreign = self.path.exists() and (
                 not self.path.is_dir() or any(p != self._folder for p in self.path.iterdir())
-            ):
+            )
+            if foreign and not self._state_file.exists():  # else another part has just begun it
                 raise DataError(
                     f"{self.path}: exists and is not a result of this command;"
                     " add --overwrite to replace it, or choose another name"
                 )
             write_json(self._state_file, fresh)
-        try:
-            state: dict[str, Any] = json.loads(self._state_file.read_bytes())
-        except ValueError:
-            raise DataError(f"{self._state_file}: damaged; add --overwrite to begin anew") from None
+        state = self._read_state()
         if state["status"] == "clearing":
             self._clear()
             write_json(self._state_file, fresh)
             return fresh
+        return state
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._state_file.read_bytes())
+        except ValueError:
+            raise DataError(f"{self._state_file}: damaged; add --overwrite to begin anew") from None
         return state
 
     def _clear(self) -> None:
@@ -257,7 +301,7 @@ class ZarrOutput:
                 path.unlink()
 
     def _tidy(self) -> None:
-        for name in ("scratch", "partial"):
+        for name in ("scratch", "partial", "parts"):
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _set_status(self, status: str) -> None:

@@ -29,7 +29,7 @@ TRIED = 6
 GAIN = 0.1
 """Of the head: what it says at first is little beside the fill."""
 STEADY = 1e-4
-"""Added to the variance of the visible voxels: patches without signal weigh little."""
+"""Added to the variance of the visible voxels: patches without signal are not blown up."""
 NA, WAVELENGTH = (0.1, 0.6), (0.45, 0.7)
 """Numerical apertures and wavelengths (µm) of the microscopes that are imitated."""
 PHOTONS = (20.0, 500.0)
@@ -91,10 +91,11 @@ class MAE(nn.Module):
         return {**facts, "widths": choose_widths(samples)}
 
     def prepare(self, patch: Array | None, rng: Any, facts: dict[str, Any] | None = None) -> dict[str, Array]:
-        """Return target (1 Z Y X), image (with the fill in the holes), hidden units (Z Y X) and the patch's weight.
+        """Return target (1 Z Y X), image (with the fill in the holes) and what is hidden (units and voxels, Z Y X).
 
-        One channel of the patch, at random; the facts are those of :meth:`survey`. With ``unchanged`` among them the
-        patch is taken as it is.
+        One channel of the patch, at random, in standard deviations of its visible voxels from their mean: dim patches
+        teach as much as bright ones. The facts are those of :meth:`survey`; with ``unchanged`` among them the patch
+        is not seen through another microscope.
         """
         assert patch is not None and facts is not None, "masked reconstruction needs volumes"
         target = np.array(patch[int(rng.integers(len(patch)))], np.float32)
@@ -102,30 +103,27 @@ class MAE(nn.Module):
             target = _through_optics(target, facts["spacing"], rng)
         hidden = self._mask(target.shape, facts, rng)
         voxels = spread(hidden, facts["unit"], target.shape)
-        weight = 1 / (float(target[~voxels].var()) + STEADY)
+        seen = target[~voxels]
+        target = (target - seen.mean()) / np.sqrt(seen.var() + STEADY)
         return {
             "target": target[None],
             "image": fill(target, voxels, facts["widths"])[None],
             "hidden": hidden,
             "voxels": voxels[None],
-            "weight": np.array(weight, np.float32),
         }
 
     def forward(
         self, backbone: nn.Module, batch: dict[str, Tensor], spacing: Spacing | None
     ) -> dict[str, Tensor]:
-        """Return the mean squared error over hidden voxels, in variances of what is visible."""
+        """Return the mean squared error over hidden voxels."""
         error = (self._answer(backbone, batch, spacing) - batch["target"]).square() * batch["voxels"]
         each = error.sum((1, 2, 3, 4)) / batch["voxels"].sum((1, 2, 3, 4)).clamp(min=1)
-        return {"hidden": (each * batch["weight"]).clamp(max=4.0).mean()}
+        return {"hidden": each.clamp(max=4.0).mean()}
 
     def residuals(
         self, backbone: nn.Module, batch: dict[str, Tensor], spacing: Spacing | None
     ) -> dict[str, Tensor]:
-        """Return sums (B,) of squared errors over hidden voxels of the answer, the fill and the visible mean.
-
-        In variances of what is visible, so that bright patches do not outweigh the others.
-        """
+        """Return sums (B,) of squared errors over hidden voxels of the answer, the fill and the visible mean."""
         target, voxels = batch["target"], batch["voxels"]
         seen = ~voxels
         mean = (target * seen).sum((2, 3, 4), keepdim=True) / seen.sum((2, 3, 4), keepdim=True)
@@ -135,7 +133,7 @@ class MAE(nn.Module):
             "visible mean": mean,
         }
         return {
-            name: ((answer.float() - target).square() * voxels).sum((1, 2, 3, 4)) * batch["weight"]
+            name: ((answer.float() - target).square() * voxels).sum((1, 2, 3, 4))
             for name, answer in answers.items()
         }
 

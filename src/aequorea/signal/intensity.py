@@ -10,7 +10,7 @@ and whole numbers of more than 16 bits are rounded to float32 first; less than 1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import product
@@ -39,6 +39,9 @@ SIDE = 48
 
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
+Count = Callable[[int, Array], Counts]
+"""Of the voxels of a channel of some number."""
+Total = Callable[[str, list[Region], Count], Counts]
 
 
 class ChannelIntensity(Spec):
@@ -73,7 +76,7 @@ class Intensity(Spec):
     channels: tuple[ChannelIntensity, ...]
 
 
-def measure(volume: Volume, *, progress: bool = True) -> Intensity:
+def measure(volume: Volume, *, progress: bool = True, total: Total | None = None) -> Intensity:
     """Return the intensity range of a whole volume, reading it block by block with two threads.
 
     Parameters
@@ -82,41 +85,48 @@ def measure(volume: Volume, *, progress: bool = True) -> Intensity:
         Any type; read once, or twice where a voxel has more than 16 bits.
     progress
         Whether a live line is shown.
+    total
+        In place of :func:`count_all`: adds up counts over the regions given, under a name.
 
     Returns
     -------
     Intensity
         Equal to ``numpy.percentile`` of the voxels that are finite and not zero.
     """
-    upper_values = _upper_values(volume.dtype)
     regions = list(volume.region.split(_block(volume)))
-    passes = 1 if volume.dtype.itemsize <= 2 else 2
-    bar = Progress("intensity", passes * volume.region.voxels, "voxel") if progress else None
-    with bar or nullcontext():
 
-        def total(count: Callable[[int, Array], Counts]) -> Counts:
-            def of(region: Region) -> Counts:
-                block = volume.read(region)
-                return np.stack([count(index, channel.ravel()) for index, channel in enumerate(block)])
+    def added(name: str, count: Count) -> Counts:
+        if total is not None:
+            return total(name, regions, count)
+        return count_all(volume, regions, count, progress=progress)
 
-            added: Counts | None = None
-            with ThreadPoolExecutor(THREADS) as pool:
-                for region, counts in zip(regions, pool.map(of, regions)):
-                    added = counts if added is None else added + counts
-                    if bar is not None:
-                        bar.advance(region.voxels)
-            assert added is not None  # a volume has voxels
-            return added
-
-        upper = total(lambda _, channel: _count_upper(channel))
-        orders = [_Order(upper_values, counts) for counts in upper]
-        if passes == 2:
-            bins = [order.bins(_ranks(order.voxels)) for order in orders]
-            most = max(len(found) for found in bins)
-            lower = total(lambda index, channel: _count_lower(channel, bins[index], most))
-            for order, found, counts in zip(orders, bins, lower):
-                order.refine(found, counts)
+    upper = added("upper", lambda _, channel: _count_upper(channel))
+    values = _upper_values(volume.dtype)
+    orders = [_Order(values, counts) for counts in upper]
+    if volume.dtype.itemsize > 2:
+        bins = [order.bins(_ranks(order.voxels)) for order in orders]
+        most = max(len(found) for found in bins)
+        lower = added("lower", lambda index, channel: _count_lower(channel, bins[index], most))
+        for order, found, counts in zip(orders, bins, lower):
+            order.refine(found, counts)
     return Intensity(channels=tuple(_summary(order, volume.region.voxels) for order in orders))
+
+
+def count_all(volume: Volume, regions: Sequence[Region], count: Count, *, progress: bool = True) -> Counts:
+    """Return the sum over regions of what ``count(channel, voxels)`` finds in each; axes channel, then its own."""
+
+    def of(region: Region) -> Counts:
+        return np.stack([count(index, channel.ravel()) for index, channel in enumerate(volume.read(region))])
+
+    added: Counts | None = None
+    bar = Progress("intensity", sum(region.voxels for region in regions), "voxel") if progress else None
+    with bar or nullcontext(), ThreadPoolExecutor(THREADS) as pool:
+        for region, counts in zip(regions, pool.map(of, regions)):
+            added = counts if added is None else added + counts
+            if bar is not None:
+                bar.advance(region.voxels)
+    assert added is not None  # a volume has voxels
+    return added
 
 
 def sampled(volume: Volume) -> Intensity:

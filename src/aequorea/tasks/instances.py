@@ -222,9 +222,9 @@ class Instances:
         several = any(b < n for b, n in zip(layer.block, dense.size))
         scratch = out.scratch("objects") if several else None
         finder = ObjectFinder(dense, self.rule(point, dense.spacing), layer.block, scratch)
-        table = finder.run(layer, image)
+        finder.run(layer, image)
         layer.finish()
-        out.table("objects", table)
+        out.table("objects", lambda: finder.table(image))
 
     def calibrate(self, dense: Sequence[Volume], truth: Sequence[Annotation]) -> dict[str, float]:
         """Return the threshold and persistence of best F1 (mean of IoU 0.5 and 0.75, pooled over the crops).

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +15,17 @@ import numpy as np
 from pydantic import Field
 
 from aequorea import __version__
+from aequorea.crew import AllDone, TakeOver
+from aequorea.engine.counting import measure_together
 from aequorea.engine.durable import file_digest, write_json
 from aequorea.engine.inference import Precision
 from aequorea.engine.predict import Timing, check_size, normalised, predict_dense, usual_tile
 from aequorea.engine.tiles import Tiling, choose_core
 from aequorea.engine.writer import ZarrOutput
-from aequorea.errors import DataError
+from aequorea.errors import AequoreaError, DataError
 from aequorea.model import Model, load, model_file
 from aequorea.results import Result
-from aequorea.signal.intensity import Intensity, measure, sampled
+from aequorea.signal.intensity import Intensity, sampled
 from aequorea.signal.resample import matched_size, placed, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
@@ -104,6 +107,7 @@ def predict(
     mask: Volume | None = None,
     intensity: Intensity | None = None,
     overwrite: bool = False,
+    part: tuple[int, int] = (1, 1),
     say: Callable[[str], None] = print,
 ) -> Predicted:
     """Predict a volume into an OME-Zarr, or take up a prediction that was interrupted.
@@ -124,6 +128,9 @@ def predict(
         Range to normalise by, e.g. of the volume that a crop was cut out of; measured where not given.
     overwrite
         Begin anew where ``out`` holds another result.
+    part
+        Which of how many processes that share the work this is, from 1 (:mod:`aequorea.crew`); all are given the
+        same, and each returns when the whole result is there.
     say
         Receives lines for the user.
 
@@ -133,7 +140,7 @@ def predict(
         If image, mask and model do not fit each other, or ``out`` holds something else.
     """
     spec = spec or PredictSpec()
-    print_of_model = "in memory"
+    named, print_of_model = model, "in memory"
     if Path(out).suffix.lower() in OTHERS:
         raise DataError(f"{out}: results are OME-Zarr: name it {Path(out).with_suffix('.ome.zarr')}")
     if not isinstance(model, Model):
@@ -153,6 +160,8 @@ def predict(
         raise DataError(
             "--region: this model answers for whole files; cut the part out and give it as a file"
         )
+    if items and part[1] > 1:
+        raise DataError("--part: this model answers for whole files; give each part other files")
     _check_room(volume, work, len(model.task.dense_channels), np.dtype(model.task.dense_dtype), Path(out))
     budget = (
         tiling.domain.voxels
@@ -179,6 +188,7 @@ def predict(
         overwrite=overwrite,
         origin=_origin(region, volume.spacing),
         facts={"version": __version__, "model": print_of_model, "image": volume.name},
+        part=part,
     )
     lines: list[str] = []
 
@@ -203,23 +213,68 @@ def predict(
     if intensity is None and volume.region.voxels > COUNTED:
         tell(f"{volume.name}: too large to count every voxel; the intensity range is that of sampled places")
         intensity = sampled(volume)
-    if intensity is None:
-        measured = volume
-        if volume.region.voxels > MOST_MEASURED and region != volume.region:
-            measured = volume.crop(region)
-            tell(f"{volume.name}: too large to be looked through; the intensity range is that of the region")
-        intensity = _intensity(measured, output)
-    output.remember(intensity=intensity.plain())
+    measured = volume
+    if intensity is None and volume.region.voxels > MOST_MEASURED and region != volume.region:
+        measured = volume.crop(region)
+        tell(f"{volume.name}: too large to be looked through; the intensity range is that of the region")
+    timing = Timing()
+
+    def work_on() -> None:
+        known = intensity or _intensity(measured, output)
+        output.remember(intensity=known.plain())
+        dense = _dense(model, volume, known, tiling, work, core, budget, output, spec, mask, tell, timing)
+        point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
+        if size != volume.size:
+            own = Tiling.of(model.network, volume.size, volume.spacing, (0, 0, 0))
+            kept = own.output(body_region(region, volume.size, own))
+            where = tiling.output(work)
+            dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
+        model.task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
+        if output.sole():
+            for line in explain(model, volume, known, dense, output.result, point):
+                tell(line)
+            output.remember(notes=lines[len(output.damaged) :])
+            output.complete()
+
+    try:
+        with output.crew.alive():
+            while True:
+                with suppress(TakeOver):
+                    work_on()
+                    return Predicted(Path(out), output.result, timing, lines)
+    except (AllDone, AequoreaError, OSError):
+        if output.crew.alone or not output.finished_on_disk():
+            raise
+        # Another part has finished it and tidied up.
+        return predict(named, volume, out, spec, mask=mask, intensity=intensity, part=part, say=say)
+
+
+def _dense(
+    model: Model,
+    volume: Volume,
+    intensity: Intensity,
+    tiling: Tiling,
+    work: Region,
+    core: Triple,
+    budget: int,
+    output: ZarrOutput,
+    spec: PredictSpec,
+    mask: Volume | None,
+    tell: Callable[[str], None],
+    timing: Timing,
+) -> Volume:
+    """Return the network's stored output of a region of the body's grid."""
     task = model.task
     where = tiling.output(work)
+    spacing = tiling.output_spacing if volume.spacing else None
     layer = output.layer(
         "dense",
         size=where.size,
         dtype=task.dense_dtype,
         kind="image",
         channels=task.dense_channels,
-        spacing=tiling.output_spacing if volume.spacing else None,
-        origin=_origin(where, tiling.output_spacing if volume.spacing else None),
+        spacing=spacing,
+        origin=_origin(where, spacing),
     )
 
     def wanted(part: Region) -> Array:
@@ -227,9 +282,9 @@ def predict(
         keep: Array = resampled(mask, tiling.output_size, "nearest").read(part.shift(where.start))[0] > 0
         return keep
 
-    timing = predict_dense(
+    timing += predict_dense(
         tiling,
-        resampled(normalised(volume, intensity), size),
+        resampled(normalised(volume, intensity), tiling.size),
         layer,
         task.store,
         core,
@@ -241,18 +296,7 @@ def predict(
         wanted=wanted if mask is not None else None,
         on_shrink=lambda voxels: tell(f"memory did not suffice: going on with tiles of {voxels:,} voxels"),
     )
-    dense = layer.finish()
-    point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
-    if size != volume.size:
-        own = Tiling.of(model.network, volume.size, volume.spacing, (0, 0, 0))
-        kept = own.output(body_region(region, volume.size, own))
-        dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
-    task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
-    for line in explain(model, volume, intensity, dense, output.result, point):
-        tell(line)
-    output.remember(notes=lines[len(output.damaged) :])
-    output.complete()
-    return Predicted(Path(out), output.result, timing, lines)
+    return layer.finish()
 
 
 def working_size(model: Model, volume: Volume, spec: PredictSpec) -> Triple:
@@ -334,9 +378,10 @@ def _text(spacing: Spacing | None) -> str:
 
 def _intensity(volume: Volume, output: ZarrOutput) -> Intensity:
     """Return the volume's intensity range, from an interrupted run where there was one."""
-    kept = output.scratch("intensity") / "intensity.json"
+    folder = output.scratch("intensity")
+    kept = folder / "intensity.json"
     if kept.exists():
         return Intensity.parse(json.loads(kept.read_text()))
-    intensity = measure(volume)
+    intensity = measure_together(volume, output.crew, folder)
     write_json(kept, intensity.plain())
     return intensity

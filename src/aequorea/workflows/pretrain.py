@@ -225,7 +225,7 @@ def _settle(body: Any, patches: Sequence[tuple[Spacing | None, Array]]) -> None:
     device = next(body.parameters()).device
 
     def one(spacing: Spacing | None, patch: Array) -> Callable[[], Any]:
-        return lambda: body(torch.from_numpy(patch)[None, :1].to(device), spacing)
+        return lambda: body(torch.from_numpy(patch[None, :1].copy()).to(device), spacing)
 
     settle(body, [one(spacing, patch) for spacing, patch in patches])
 
