@@ -20,6 +20,7 @@ from aequorea.workflows import cache as module
 from aequorea.workflows.cache import Cache, bytes_in, chunk_of, slow
 from aequorea.workflows.index import stamp_of
 from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.unlabelled import find_volumes
 
 BLOCK = (16, 32, 32)
 
@@ -114,6 +115,7 @@ def test_a_second_run_reuses_it_and_a_changed_file_does_not(
 ) -> None:
     path = packed(tmp_path / "a.tif", 0)
     fill(tmp_path / "cache", [path])
+    assert [found for found, _ in find_volumes([tmp_path])] == [path]  # the cache is not searched
     with monkeypatch.context() as patch:
         patch.setattr(module, "_write", lambda *words: pytest.fail("converted again"))
         (volume,), told, _ = fill(tmp_path / "cache", [path])

@@ -11,6 +11,8 @@ alone, since decoding them takes no time, and so is what is not compressed.
     held by the process that converts or makes room
 ``CACHE/in-use/``
     a file for each run, locked as long as the run lives, with the keys that must not be removed
+``CACHE/CACHEDIR.TAG``
+    says that this is a cache: backups, and whoever looks for images, pass it over
 
 Whether a volume was converted changes nothing but the time it takes: voxels are equal, and blocks are drawn as if it
 were, also where there is no room for it.
@@ -31,13 +33,14 @@ from typing import Any
 
 import numpy as np
 
-from aequorea.engine.durable import digest, explained, make_folder
+from aequorea.engine.durable import digest, explained, make_folder, write_file
 from aequorea.engine.layer import OURS, ZarrLayer
 from aequorea.engine.processes import first_alone
 from aequorea.engine.writer import ZarrOutput
 from aequorea.progress import Progress, quantity
 from aequorea.volume import Array, Region, Triple, Volume
 from aequorea.workflows.index import Handles, Stamp
+from aequorea.workflows.unlabelled import CACHE_TAG
 
 WASTE = 4.0
 """Voxels decoded for each one wanted above which a volume is slow, ..."""
@@ -53,6 +56,8 @@ MOST = 100 * 10**9
 """Bytes of a cache, where nobody says it and half of the free disk is not less."""
 THREADS = min(4, os.cpu_count() or 1)
 LAYER = "dense"
+SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55\n"
+"""What the tag of a cache begins with, by which backups know that they need not keep it."""
 
 
 def slow(volume: Volume, block: Triple) -> bool:
@@ -212,6 +217,8 @@ class Cache:
 
     def _fill(self, wanted: Mapping[str, Slow]) -> None:
         make_folder(self.folder / "in-use")
+        if not (self.folder / CACHE_TAG).exists():
+            write_file(self.folder / CACHE_TAG, SIGNATURE)
         with explained(self.folder), _locked(self.folder / "lock"):
             for rest in self.folder.glob(".gone-*"):
                 shutil.rmtree(rest)
@@ -319,6 +326,19 @@ class Cache:
                     with suppress(ValueError):
                         keys.update(json.loads(file.read()))
         return keys
+
+
+def drop_cache(folder: Path) -> None:
+    """Delete a cache, its tag last, so that what a kill leaves is still one; nothing else is deleted."""
+    inside = sorted(folder.iterdir(), key=lambda path: path.name == CACHE_TAG) if folder.is_dir() else []
+    if not inside or inside[-1].name != CACHE_TAG:
+        return
+    for path in inside:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    folder.rmdir()
 
 
 def slabs(layer: ZarrLayer, source: Volume) -> Iterator[tuple[Region, list[Region]]]:

@@ -27,6 +27,7 @@ import numpy as np
 
 from aequorea.engine.durable import Journal
 from aequorea.engine.processes import first_alone
+from aequorea.engine.train import process
 from aequorea.errors import DataError, FormatError
 from aequorea.progress import Progress
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
@@ -124,7 +125,7 @@ class Index:
             If a file is gone or is no image.
         """
         first_alone(lambda: self._update(paths))
-        if any(path not in self._rows for path in paths):
+        if process()[0] != 0:
             self._load()
 
     def volume(self, path: str) -> Volume:

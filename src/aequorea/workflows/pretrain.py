@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,7 +32,7 @@ from aequorea.registry import build
 from aequorea.signal.intensity import Intensity, measure, normalise, sampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
-from aequorea.workflows.cache import Cache
+from aequorea.workflows.cache import Cache, drop_cache
 from aequorea.workflows.dataset import Item
 from aequorea.workflows.finetune import reference_spacing
 from aequorea.workflows.found import Found
@@ -265,8 +264,8 @@ def pretrain(
 def _left(run: Path, card: dict[str, Any], say: Callable[[str], None]) -> Pretrained:
     """Tell what a finished run found, and delete what only an unfinished one needs."""
     drop_checkpoints(run)
-    if process()[0] == 0 and (run / "cache").exists():
-        shutil.rmtree(run / "cache")
+    if process()[0] == 0:
+        drop_cache(run / "cache")
     for line in told(card):
         say(line)
     return Pretrained(run / "body.safetensors", card)

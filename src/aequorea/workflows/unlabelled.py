@@ -11,14 +11,16 @@ from aequorea.workflows.dataset import ENDINGS, FOLDERS, image_suffixes, stem_of
 
 NOT_IMAGES = (*FOLDERS.values(),)
 """Folders that hold annotations."""
+CACHE_TAG = "CACHEDIR.TAG"
+"""The file that says that a folder is a cache; source: https://bford.info/cachedir."""
 
 
 def find_volumes(paths: Sequence[str | Path], sequence: bool = False) -> list[tuple[Path, str]]:
     """Return images and the specimens that they are of.
 
-    Labels (``STEM_label.*`` and folders called ``labels``), targets and point lists are passed over, and so is what
-    begins with a dot. The images of one folder are one specimen where several folders hold images, else each file is
-    one.
+    Labels (``STEM_label.*`` and folders called ``labels``), targets and point lists are passed over, and so are caches
+    and what begins with a dot. The images of one folder are one specimen where several folders hold images, else each
+    file is one.
 
     Parameters
     ----------
@@ -55,6 +57,8 @@ def _inside(path: Path, sequence: bool, suffixes: set[str]) -> Iterator[Path]:
     planes = False
     with os.scandir(path) as entries:  # knows which are folders: there may be very many
         found = sorted((entry.name, entry.is_dir()) for entry in entries)
+    if (CACHE_TAG, False) in found:
+        return
     for name, folder in found:
         if name.startswith(".") or name in NOT_IMAGES:
             continue
