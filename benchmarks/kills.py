@@ -32,11 +32,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 import torch
 
 import material
 from aequorea.engine import checkpoint, durable, inference, layer, objects, train, writer
 from aequorea.model import Model
+from aequorea.objectives.mae import MAE as objective
+from aequorea.workflows import cache, index
 from aequorea.workflows import finetune as learn
 from aequorea.workflows import predict as apply
 from aequorea.workflows import pretrain as prepare
@@ -69,8 +72,11 @@ PHASES: list[tuple[str, Any, str]] = [
     ("writing the model", Model, "save"),
     ("finishing the run", learn, "_finish"),
     ("setting up", learn._Data, "prepare"),
-    ("measuring intensities", prepare, "_ranges"),
-    ("surveying volumes", prepare, "_surveyed"),
+    ("converting a slow volume", cache.Cache, "_convert"),
+    ("making room for slow volumes", cache.Cache, "_fill"),
+    ("indexing files", index.Index, "_update"),
+    ("measuring intensities", prepare, "measure"),
+    ("surveying volumes", objective, "survey"),
     ("judging reconstruction", prepare, "judged"),
     ("settling normalisations", prepare, "settle"),
     ("judging features", prepare, "stroke_probe"),
@@ -81,7 +87,7 @@ PHASES: list[tuple[str, Any, str]] = [
     ("network", inference.Runner, "__call__"),
 ]
 """What is told apart, the most particular first: owner and name of the function that does it."""
-LOOKING = {"reading the dataset", "beginning the store"}
+LOOKING = {"reading the dataset", "beginning the store", "indexing files"}
 """What a finished command run again may do, to see that it is finished."""
 
 
@@ -92,8 +98,8 @@ class Watch:
         self._memory = mmap.mmap(-1, len(PHASES))
         self._entered = mmap.mmap(-1, len(PHASES))
         self._lock = threading.Lock()
-        for index, (_, owner, name) in enumerate(PHASES):
-            setattr(owner, name, self._watched(index, getattr(owner, name)))
+        for place, (_, owner, name) in enumerate(PHASES):
+            setattr(owner, name, self._watched(place, getattr(owner, name)))
 
     def _watched(self, index: int, work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
@@ -152,7 +158,7 @@ def run(work: Callable[[], object], log: Path) -> tuple[float, float]:
 
 def files(folder: Path) -> dict[str, bytes]:
     """Return what a run left: bytes by name, without what says when and how it ran."""
-    told = (".aequorea/", "metrics.csv", "summary.json")
+    told = (".aequorea/", "metrics.csv", "summary.json", "index.jsonl", "found-0.jsonl")
     return {
         name: b"" if any(part in name for part in told) else path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -260,6 +266,18 @@ def specimens(folder: Path) -> None:
         np.save(folder / "labels" / f"s{i}.npy", (image > 300).astype(np.uint8))
 
 
+def slow_volumes(folder: Path) -> list[Path]:
+    """Write planes that have to be decoded whole, and let them count as slow although they are few."""
+    cache.LEAST, cache.SHARD = 1 << 20, (16, 64, 64)
+    image = np.tile(material.blobs(), (1, 4, 4))[:32, :256, :256]
+    z, y, x = material.SPACING
+    words = {"axes": "ZYX", "PhysicalSizeZ": z, "PhysicalSizeY": y, "PhysicalSizeX": x}
+    paths = [folder / f"slow_{n}.ome.tif" for n in range(2)]
+    for n, path in enumerate(paths):
+        tifffile.imwrite(path, image + n, compression="zlib", rowsperstrip=256, metadata=words)
+    return paths
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_KILLS} kills each")
@@ -282,6 +300,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         specimens(folder / "data")
+        slow = slow_volumes(folder)
         log = folder / "log.txt"
         run(lambda: material.store_volume(folder / "in.ome.zarr", SIZE), log)
         run(lambda: material.blob_finder("instances").save(folder / "model.safetensors"), log)
@@ -295,9 +314,8 @@ def main() -> None:
 
         def pretrain(place: Path) -> None:
             images = [folder / "data" / "images" / f"s{i}.npy" for i in range(3)]
-            prepare.pretrain(
-                [open_volume(path, spacing=material.SPACING) for path in images], place, objectives
-            )
+            named = [open_volume(path, spacing=material.SPACING) for path in images]
+            prepare.pretrain([*named, *slow], place, objectives)
 
         if "finetune" in verbs:
             kills("finetune", finetune, folder, number, watch)
@@ -307,6 +325,8 @@ def main() -> None:
             damaged_shard(predict, folder)
         if "pretrain" in verbs:
             kills("pretrain", pretrain, folder, number, watch)
+            if "slow to read in blocks: converted once" not in log.read_text():
+                raise SystemExit("pretrain: no slow volume was converted")
     total = len(verbs) * number
     print(f"kills: {total} survived of {total} (bar: all): met")
 

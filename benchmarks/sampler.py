@@ -4,6 +4,8 @@ A sharded zstd OME-Zarr (uint16, chunks of 64³) is read by ``BlockSampler`` at 
 naive random crops through zarr-python, both normalised, by one process and by two. A step is masked reconstruction
 with ``hiera`` (small, units of 16 voxels) on the same patches.
 
+The same voxels as a TIFF of zlib planes are read as they are, and after the cache has converted them.
+
     python benchmarks/sampler.py            # 256 x 1024 x 1024, medians of 5
     python benchmarks/sampler.py --quick    # 128 x 512 x 512, medians of 3, under a minute
 """
@@ -20,6 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import torch
 
 import material
@@ -29,6 +32,8 @@ from aequorea.engine.predict import normalised
 from aequorea.objectives.mae import MAE, MAESpec
 from aequorea.signal.intensity import Intensity, sampled
 from aequorea.volume import Region, Triple, Volume
+from aequorea.workflows.cache import Cache
+from aequorea.workflows.index import stamp_of
 from aequorea.workflows.open import open as open_volume
 
 PATCH: Triple = (64, 64, 64)
@@ -96,6 +101,35 @@ def consumed() -> float:
     return BATCH / min(seconds)
 
 
+def planes(folder: Path, store: Path, words: dict[str, object], patches: int) -> str:
+    """Return what a slow source costs before and after it is converted."""
+    path, image = folder / "planes.tif", open_volume(store)
+    data = image.read()[0]
+    tifffile.imwrite(path, data, compression="zlib", rowsperstrip=data.shape[1], metadata={"axes": "ZYX"})
+    side = 2 * PATCH[0]
+    rates, spent = [], 0.0
+    for limit in (0, None):
+        cache = Cache(folder / "cache", limit, lambda line: None)
+        volume, slow = cache.over(open_volume(path), (side, side, side), stamp_of(str(path)))
+        assert slow is not None
+        began = time.perf_counter()
+        cache.fill([slow])
+        spent = time.perf_counter() - began
+        source = Source(normalised(volume, Intensity.parse(words)), "a", 0, PATCH)
+        sampler = BlockSampler([source], 1, 0)
+        began = time.perf_counter()
+        blocks = max(2, patches // 64)
+        for index in range(blocks * sampler.per_block):
+            sampler(index)
+        sampler._reader.shutdown(wait=True)  # what is read ahead counts
+        rates.append((blocks + 1) * sampler.per_block / (time.perf_counter() - began))
+    per = spent / data.size * 1e9
+    return (
+        f"zlib planes: {rates[0]:.1f} patches/s, converted {rates[1]:.1f} ({rates[1] / rates[0]:.1f} x); "
+        f"converting took {spent:.1f} s, {per:.0f} s per gigavoxel"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
@@ -126,6 +160,7 @@ def main() -> int:
                     missed += ["step"] if fed < LEAST_STEP else []
                 missed += [f"{processes}"] if faster < LEAST else []
                 print(told, flush=True)
+        print(planes(Path(name), path, words, patches))
     print(f"sampler: {'MISSED ' + ', '.join(missed) if missed else 'met'}")
     return int(bool(missed))
 

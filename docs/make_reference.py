@@ -61,6 +61,8 @@ FILES = {
     "Annotated data": "aequorea.workflows.dataset",
     "Result store": "aequorea.engine.writer",
     "Layers of a result": "aequorea.engine.layer",
+    "Index of a data set": "aequorea.workflows.index",
+    "Cache of slow volumes": "aequorea.workflows.cache",
 }
 
 

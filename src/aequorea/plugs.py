@@ -180,7 +180,8 @@ class Objective(Protocol):
     (``nn.LazyConv3d``): one sample is run before training begins.
 
     Three more methods are used where there are any: ``survey(patch, backbone, spacing, rng)`` returns plain data about
-    a volume, found once, which ``prepare`` gets as ``facts``; ``residuals(backbone, batch, spacing)`` returns sums of
+    a volume, found when it is first drawn, which ``prepare`` gets as ``facts`` (it may ask the backbone for its layout,
+    but not run it, since it is being trained); ``residuals(backbone, batch, spacing)`` returns sums of
     squared errors for each sample, of the network and of its rivals, for the table of held-out volumes;
     ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report.
     """

@@ -85,11 +85,11 @@ def test_a_stale_survey_is_not_used(tmp_path: Path) -> None:
     """What was found out of other volumes, by a run that never began, is found anew."""
     run = tmp_path / "run"
     pretrain(volumes(2), run, spec(held_out=0.0), say=lambda line: None)
-    before = (run / "survey.json").read_text()
+    before = (run / "found-0.jsonl").read_text().count("survey")
     (run / "body.safetensors").unlink()
     (run / "spec.yaml").unlink()
     pretrain(volumes(2, (24, 48, 48)), run, spec(held_out=0.0), say=lambda line: None)
-    assert (run / "survey.json").read_text() != before
+    assert (run / "found-0.jsonl").read_text().count("survey") == 2 * before
 
 
 def test_images_are_found(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -53,6 +54,27 @@ def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) 
     if min(z, y, x) <= 0:
         raise SpecError(f"{flag} '{text}': all three must be above 0")
     return z, y, x
+
+
+def byte_count(text: str | None, flag: str) -> int | None:
+    """Return bytes from ``"50GB"``, or ``None``.
+
+    Raises
+    ------
+    SpecError
+        If the text is something else; names the flag.
+
+    Examples
+    --------
+    >>> byte_count("1.5 TB", "--cache-size")
+    1500000000000
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise SpecError(f"{flag} '{text}': expected a number of bytes, e.g. {flag} 50GB")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
 def fields(pairs: list[str], flag: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import numbers, set_fields
+from aequorea.cli.options import byte_count, numbers, set_fields
 
 
 def command(app: typer.Typer) -> None:
@@ -39,6 +39,21 @@ def command(app: typer.Typer) -> None:
             Path | None,
             typer.Option(help="Labelled images to try the features on, as for finetune; default: simulated."),
         ] = None,
+        sequence: Annotated[
+            bool, typer.Option("--sequence", help="The images of a folder are the planes of one volume.")
+        ] = False,
+        cache: Annotated[
+            Path | None,
+            typer.Option(
+                help="Folder for slow volumes, converted once; runs may share it. Default: one in the run folder.",
+            ),
+        ] = None,
+        cache_size: Annotated[
+            str | None,
+            typer.Option(
+                help="Most it may take, e.g. 50GB; default: 100GB, or half of the free disk.", metavar="SIZE"
+            ),
+        ] = None,
         held_out: Annotated[float, typer.Option(help="Share of the specimens kept to judge by.")] = 0.15,
         set_: Annotated[
             list[str] | None,
@@ -48,7 +63,6 @@ def command(app: typer.Typer) -> None:
         """Learn from volumes without labels; run again to take up an interrupted run."""
         from aequorea.engine.processes import together
         from aequorea.workflows.dataset import dataset
-        from aequorea.workflows.judged import told
         from aequorea.workflows.pretrain import PretrainSpec, pretrain
         from aequorea.workflows.unlabelled import find_volumes
 
@@ -73,8 +87,8 @@ def command(app: typer.Typer) -> None:
                 "held_out": held_out,
             }
         )
-        volumes = find_volumes(data)
-        kept = [path for path, _ in find_volumes(held)] if held else []
+        volumes = find_volumes(data, sequence)
+        kept = [path for path, _ in find_volumes(held, sequence)] if held else []
         with together() as first:
             done = pretrain(
                 [path for path, _ in volumes],
@@ -83,10 +97,11 @@ def command(app: typer.Typer) -> None:
                 groups=[group for _, group in volumes],
                 held=kept,
                 probe=dataset(probe) if probe else (),
-                say=lambda line: None,
+                many="sequence" if sequence else None,
+                cache=cache,
+                cache_size=byte_count(cache_size, "--cache-size"),
+                say=print if first else lambda line: None,
             )
         if first:
-            for line in told(done.card):
-                print(line)
             print(f"body:  {done.path}, report: {done.path.with_name('report.html')}")
             print(f"next:  aequorea finetune LABELLED --model {done.path}")

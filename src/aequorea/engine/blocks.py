@@ -11,7 +11,7 @@ at a time. Specimens are drawn evenly, whatever their size, and blocks without s
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -73,11 +73,12 @@ class BlockSampler:
         if not sources:
             raise DataError("no volume to draw from")
         self.sources, self.batch, self.seed, self.per_block = list(sources), batch, seed, per_block
-        self._by_geometry: dict[Hashable, dict[str, list[int]]] = {}
+        by_geometry: dict[Hashable, dict[str, list[int]]] = {}
         for number, source in enumerate(sources):
-            groups = self._by_geometry.setdefault(source.geometry, {})
+            groups = by_geometry.setdefault(source.geometry, {})
             groups.setdefault(source.group, []).append(number)
-        specimens = np.array([len(groups) for groups in self._by_geometry.values()], float)
+        self._kinds = [list(groups.values()) for groups in by_geometry.values()]
+        specimens = np.array([len(groups) for groups in self._kinds], float)
         self._share = specimens / specimens.sum()
         self._open: OrderedDict[tuple[int, int], Future[tuple[int, Array]]] = OrderedDict()
         self._lock = threading.Lock()
@@ -100,6 +101,11 @@ class BlockSampler:
             out = out.swapaxes(2, 3)
         return number, np.ascontiguousarray(out)
 
+    def drawn(self, steps: int) -> Counter[int]:
+        """Return how many blocks of each source, by its number, so many steps take; nothing is read."""
+        turns = -(-steps // self.per_block)
+        return Counter(self._drawn(turn, slot)[0] for turn in range(turns) for slot in range(self.batch))
+
     def _block(self, turn: int, slot: int) -> Future[tuple[int, Array]]:
         key = (turn, slot)
         with self._lock:
@@ -109,12 +115,16 @@ class BlockSampler:
                     self._open.popitem(last=False)
             return self._open[key]
 
-    def _read(self, turn: int, slot: int) -> tuple[int, Array]:
+    def _drawn(self, turn: int, slot: int) -> tuple[int, np.random.Generator]:
+        """Return the source of a block, and the generator that says where in it."""
         kind = np.random.default_rng([self.seed, turn]).choice(len(self._share), p=self._share)
-        groups = list(self._by_geometry.values())[kind]
+        groups = self._kinds[kind]
         rng = np.random.default_rng([self.seed, turn, slot])
-        members = groups[list(groups)[int(rng.integers(len(groups)))]]
-        number = members[int(rng.integers(len(members)))]
+        members = groups[int(rng.integers(len(groups)))]
+        return members[int(rng.integers(len(members)))], rng
+
+    def _read(self, turn: int, slot: int) -> tuple[int, Array]:
+        number, rng = self._drawn(turn, slot)
         source = self.sources[number]
         for _ in range(TRIES):
             block = source.image.read(draw_block(source.image, source.patch, rng))

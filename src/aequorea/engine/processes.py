@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -23,3 +24,13 @@ def together() -> Iterator[bool]:
         yield dist.get_rank() == 0
     finally:
         dist.destroy_process_group()
+
+
+def first_alone(work: Callable[[], object]) -> None:
+    """Let the first process do something, for hours if need be, while the others wait for its end."""
+    several = dist.is_available() and dist.is_initialized()
+    if not several or dist.get_rank() == 0:
+        work()
+    if several:
+        # A group of its own: the usual one gives up after minutes.
+        dist.barrier(dist.new_group(backend="gloo", timeout=timedelta(days=365)))

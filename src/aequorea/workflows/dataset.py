@@ -19,7 +19,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -315,17 +315,22 @@ def read_points(path: Path) -> Array:
         raise DataError(f"{path}: a coordinate is no number; points need three numbers in z, y, x") from None
 
 
-def stem_of(path: Path) -> str | None:
-    """Return a name without its image suffix (``"a.ome.tif"`` gives ``"a"``); ``None`` where it has none."""
+def stem_of(path: Path, suffixes: Iterable[str] | None = None) -> str | None:
+    """Return a name without its image suffix (``"a.ome.tif"`` gives ``"a"``); ``None`` where it has none.
+
+    Whoever asks very often hands over the suffixes, those of :func:`image_suffixes`.
+    """
     lower = path.name.lower()
-    ending = max((s for s in _suffixes() if lower.endswith(s)), key=len, default=None)
+    known = image_suffixes() if suffixes is None else suffixes
+    ending = max((s for s in known if lower.endswith(s)), key=len, default=None)
     if ending is None or len(ending) == len(lower):
         return None
     stem = path.name[: -len(ending)]
     return stem[:-4] if stem.lower().endswith(".ome") else stem
 
 
-def _suffixes() -> set[str]:
+def image_suffixes() -> set[str]:
+    """Return the suffixes of all formats."""
     found: set[str] = set()
     for name in registry.names("formats"):
         found.update(registry.find("formats", name).suffixes)

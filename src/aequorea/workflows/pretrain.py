@@ -8,36 +8,40 @@ rivals that learnt nothing, and what its features are worth under strokes
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
-from aequorea.engine.blocks import BlockSampler, Source, cut
-from aequorea.engine.durable import write_file, write_json
-from aequorea.engine.predict import normalised
+from aequorea.engine.blocks import SIDE, BlockSampler, Source, cut
+from aequorea.engine.durable import write_file
 from aequorea.engine.train import TrainSpec, process, train
 from aequorea.layers.norm import settle
 from aequorea.model import card_of, save_body
-from aequorea.progress import Progress
+from aequorea.progress import track
 from aequorea.registry import build
-from aequorea.signal.intensity import Intensity, measure, sampled
+from aequorea.signal.intensity import Intensity, measure, normalise, sampled
 from aequorea.specs import Spec
-from aequorea.volume import Array, Spacing, Triple, Volume
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
+from aequorea.workflows.cache import Cache, drop_cache
 from aequorea.workflows.dataset import Item
 from aequorea.workflows.finetune import reference_spacing
+from aequorea.workflows.found import Found
+from aequorea.workflows.index import Index, Stamp, stamp_of
 from aequorea.workflows.judged import judged, report, told
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
-from aequorea.workflows.stroke_probe import simulated_item, stroke_probe
+from aequorea.workflows.stroke_probe import permuted, simulated_item, stroke_probe
 
 PATCH: Triple = (64, 64, 64)
 THIN: Triple = (16, 96, 96)
@@ -47,6 +51,10 @@ COUNTED = 64**3 * 1024
 """Larger volumes are normalised by sampled places."""
 SETTLING = 16
 """Batches on which normalisations learn the statistics of what nothing is hidden of."""
+JUDGED = 64
+"""Volumes that a run is judged by at most; of more so many are drawn."""
+NAMED = 1000
+"""Images whose names the card has at most."""
 
 
 class WeightedObjective(Spec):
@@ -114,6 +122,9 @@ def pretrain(
     groups: Sequence[str] | None = None,
     held: Sequence[Any] = (),
     probe: Sequence[Item] = (),
+    many: Literal["sequence"] | None = None,
+    cache: str | Path | None = None,
+    cache_size: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Pretrained:
     """Train a body on volumes without labels, or take up a run that was interrupted.
@@ -121,7 +132,8 @@ def pretrain(
     Parameters
     ----------
     data
-        Volumes, or whatever :func:`aequorea.open` takes; none where the objectives make their own samples.
+        Paths, volumes, or whatever :func:`aequorea.open` takes; none where the objectives make their own samples. Of
+        paths there may be very many: see :mod:`aequorea.workflows.index`.
     run
         Run folder. A finished one is read and nothing is done.
     spec
@@ -129,9 +141,17 @@ def pretrain(
     groups
         Specimen of each volume; default: each is its own.
     held
-        Volumes to judge by; default: whole specimens of ``data``, as many as ``held_out`` says.
+        Volumes to judge by; default: whole specimens of ``data``, as many as ``held_out`` says. Of more than 64 so
+        many are drawn.
     probe
         Labelled volumes for :mod:`aequorea.workflows.stroke_probe`; default: a simulated one.
+    many
+        ``"sequence"``, where folders among the paths are volumes, their images the planes.
+    cache
+        Folder for volumes that are slow to read in blocks, converted (:mod:`aequorea.workflows.cache`); stays, and may
+        be shared by runs. Default: one in the run folder, deleted when the run is finished.
+    cache_size
+        Bytes that it may take; default: 100 GB, or half of the free disk where that is less.
     say
         Receives lines for the user.
 
@@ -142,32 +162,50 @@ def pretrain(
     """
     run = Path(run)
     path = run / "body.safetensors"
-    images = [_opened(source) for source in data]
-    judges = [_opened(source) for source in held]
-    names = list(groups) if groups is not None else [f"{n} {image.name}" for n, image in enumerate(images)]
-    prints = {f"{number} {image.name}": image.fingerprint for number, image in enumerate([*images, *judges])}
+    index = Index(run / "index.jsonl", many)
+    listed = [str(one) if isinstance(one, (str, Path)) else _opened(one) for one in [*data, *held]]
+    check_claim(run, spec, _prints(listed))  # before anything is opened: other names, another recipe
+    index.update([path for path in listed if isinstance(path, str)])
+    volumes = [index.volume(one) if isinstance(one, str) else one for one in listed]
+    prints = _prints(volumes)
     check_claim(run, spec, prints)
+    images, judges = volumes[: len(data)], volumes[len(data) :]
+    names = list(groups) if groups is not None else [f"{n} {image.name}" for n, image in enumerate(images)]
+    store = Cache(Path(cache) if cache is not None else run / "cache", cache_size, say)
     if path.exists():
-        drop_checkpoints(run)
-        return Pretrained(path, card_of(path))
+        return _left(run, card_of(path), say)
     torch.manual_seed(spec.train.seed)
     body = build("backbones", spec.backbone)
     objectives = [(build("objectives", one.objective), one) for one in spec.objectives]
     if not judges and spec.held_out:
         images, names, judges = _parted(images, names, spec)
     claim(run, spec, prints)
-    ranges = _ranges([*images, *judges], run)
-    train_set, judge_set = ranges[: len(images)], ranges[len(images) :]
-    sources = [_source(image, name, body, spec.patch) for image, name in zip(train_set, names)]
-    rivals = [_source(image, image.name, body, spec.patch) for image in judge_set]
-    recipe = json.dumps([spec.plain(), prints])
-    facts = _surveyed(objectives, [*sources, *rivals], body, run, spec.train.seed, recipe)
+    found = Found(run)
+    cut_of = functools.cache(partial(_cut_of, body, spec.patch))
+    sources, slow = [], {}
+    for number, (image, name) in enumerate(zip(images, names)):
+        geometry, patch = cut_of(image.spacing, image.shape)
+        cached, slow[number] = store.over(image, _block(patch), _stamp(image, index))
+        sources.append(Source(_normalised(cached, found), name, geometry, patch))
+    judges = _some(judges, spec.train.seed)
+    rivals = [
+        Source(_normalised(image, found), image.name, *cut_of(image.spacing, image.shape)) for image in judges
+    ]
+    recipe = hashlib.sha256(json.dumps([spec.plain(), prints]).encode()).hexdigest()[:16]
+    everyone = [*sources, *rivals]
+
+    def facts(number: int) -> list[Any]:
+        return _surveyed(objectives, everyone[number], number, body, spec.train.seed, recipe, found)
+
     sampler = BlockSampler(sources, spec.train.batch, spec.train.seed) if sources else None
+    if sampler is not None and any(slow.values()):
+        drawn = sampler.drawn(spec.train.steps).most_common()
+        store.fill([one for number, _ in drawn if (one := slow[number]) is not None])
 
     def sample(index: int) -> dict[str, Array]:
         number, patch = sampler(index) if sampler is not None else (-1, None)
         return _prepared(
-            objectives, patch, facts[number] if facts else None, [spec.train.seed, index], sources, number
+            objectives, patch, facts(number) if sources else None, [spec.train.seed, index], sources, number
         )
 
     def losses(batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -187,37 +225,56 @@ def pretrain(
     with torch.no_grad():  # gives lazy modules their size
         losses({name: torch.from_numpy(np.asarray(array))[None] for name, array in sample(0).items()})
     outcome = train(run, module, losses, sample, spec.train, after_step=after_step)
+    judging = range(len(sources), len(everyone))
+    told_of = [facts(number) for number in track(judging, "survey", len(judging), "volume")]
+    control = permuted(body, spec.train.seed)
     rows = [
-        row
+        {**row, "permuted": other["network"]}
         for n, (objective, _) in enumerate(objectives)
-        for row in judged(objective, n, body, rivals, facts[len(sources) :])
+        for row, other in zip(
+            judged(objective, n, body, rivals, told_of), judged(objective, n, control, rivals, told_of)
+        )
     ]
     torch.manual_seed(spec.train.seed)
-    rivals_of = {
+    probing = {
+        "pretrained": copy.deepcopy(body),
+        "permuted": control,
         "random": build("backbones", spec.backbone),
-        "filters": build("backbones", {"name": "filters"}),
     }
     if sampler is not None:
         patches = [sampler(spec.train.batch * (spec.train.steps + i)) for i in range(SETTLING)]
-        for one in (body, rivals_of["random"]):
+        for one in probing.values():
             _settle(one, [(sources[n].image.spacing, patch) for n, patch in patches])
-    probed = stroke_probe({"pretrained": body, **rivals_of}, probe or [simulated_item()])
+    probing["filters"] = build("backbones", {"name": "filters"})
+    probed = stroke_probe(probing, probe or [simulated_item()])
     card = {
         "spacing": _plain(reference_spacing(images)),
         "objectives": [words.plain() for _, words in objectives],
         "held_out": rows,
         "strokes": probed,
-        "training": {"steps": len(outcome.history) - 1, "images": [image.name for image in images]},
+        "training": {
+            "steps": len(outcome.history) - 1,
+            "volumes": len(images),
+            "images": [image.name for image in images[:NAMED]],
+        },
     }
     if process()[0] == 0:
         write_file(run / "summary.json", json.dumps(card, indent=1).encode())
-        html = report(objectives, body, rivals, facts[len(sources) :], card, outcome.history)
+        html = report(objectives, body, rivals, told_of, card, outcome.history)
         write_file(run / "report.html", html.encode())
-        save_body(path, body, card)
+        save_body(path, probing["pretrained"], card)
+    store.close()
+    return _left(run, card, say)
+
+
+def _left(run: Path, card: dict[str, Any], say: Callable[[str], None]) -> Pretrained:
+    """Tell what a finished run found, and delete what only an unfinished one needs."""
     drop_checkpoints(run)
+    if process()[0] == 0:
+        drop_cache(run / "cache")
     for line in told(card):
         say(line)
-    return Pretrained(path, card)
+    return Pretrained(run / "body.safetensors", card)
 
 
 def _settle(body: Any, patches: Sequence[tuple[Spacing | None, Array]]) -> None:
@@ -228,6 +285,12 @@ def _settle(body: Any, patches: Sequence[tuple[Spacing | None, Array]]) -> None:
         return lambda: body(torch.from_numpy(patch[None, :1].copy()).to(device), spacing)
 
     settle(body, [one(spacing, patch) for spacing, patch in patches])
+
+
+def _prints(listed: Sequence[str | Volume]) -> dict[str, str]:
+    """Return the fingerprint of each image by its number and name; nothing where it is not opened yet."""
+    pairs = [(one, "") if isinstance(one, str) else (one.name, one.fingerprint) for one in listed]
+    return {f"{number} {name}": print_ for number, (name, print_) in enumerate(pairs)}
 
 
 def _opened(source: Any) -> Volume:
@@ -256,63 +319,77 @@ def _parted(
     )
 
 
-def _ranges(images: Sequence[Volume], run: Path) -> list[Volume]:
-    """Return normalised volumes; what was measured stays in the run folder."""
-    file = run / "intensity.json"
-    known: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    out = []
-    for image in images:
-        key = image.fingerprint
-        if key not in known:
-            found = measure(image) if image.region.voxels <= COUNTED else sampled(image)
-            known[key] = found.plain()
-            if process()[0] == 0:
-                write_json(file, known)
-        out.append(normalised(image, Intensity.parse(known[key])))
-    return out
+def _some(images: list[Volume], seed: int) -> list[Volume]:
+    """Return those that a run is judged by, where there are very many."""
+    if len(images) <= JUDGED:
+        return images
+    chosen = np.random.default_rng([seed, 2]).choice(len(images), JUDGED, replace=False)
+    return [images[n] for n in sorted(chosen)]
 
 
-def _source(image: Volume, group: str, body: Any, patch: Triple | None) -> Source:
-    """Return a volume with the patch that its depth and the body's grid ask for."""
-    layout = body.layout(image.spacing)
-    flat = image.size[0] == 1
+def _normalised(image: Volume, found: Found) -> Volume:
+    """Return a normalised volume, which is measured when it is first read from."""
+
+    def reader(region: Region) -> Array:
+        return normalise(image.read(region), Intensity.parse(_range(image, found)))
+
+    return replace(image, reader=reader, dtype=np.dtype(np.float32), levels=())
+
+
+def _range(image: Volume, found: Found) -> dict[str, Any]:
+    def look() -> dict[str, Any]:
+        small = image.region.voxels <= COUNTED
+        return (measure(image, progress=False) if small else sampled(image)).plain()
+
+    known: dict[str, Any] = found.get(f"range of {image.fingerprint} {image.name}", look)
+    return known
+
+
+def _cut_of(
+    body: Any, patch: Triple | None, spacing: Spacing | None, shape: tuple[int, int, int, int]
+) -> tuple[Hashable, Triple]:
+    """Return geometry and patch that the depth of a volume and the body's grid ask for."""
+    layout = body.layout(spacing)
+    flat, thin = shape[1] == 1, shape[1] <= THIN[0]
     grid = (1, *layout.grid[1:]) if flat else layout.grid
-    thin = image.size[0] <= THIN[0]
     most = FLAT if flat else patch or (THIN if thin else PATCH)
-    z, y, x = (max(g, min(m, n) // g * g) for m, n, g in zip(most, image.size, grid))
+    z, y, x = (max(g, min(m, n) // g * g) for m, n, g in zip(most, shape[1:], grid))
     size = (z, y, x)
-    return Source(image, group, (flat, layout.strides, size, image.shape[0]), size)
+    return (flat, layout.strides, size, shape[0]), size
+
+
+def _block(patch: Triple) -> Triple:
+    """Return voxels (z, y, x) of the blocks that are read."""
+    z, y, x = (SIDE * n for n in patch)
+    return z, y, x
+
+
+def _stamp(image: Volume, index: Index) -> Stamp | None:
+    """Return size and time of the file of a volume, if it has one."""
+    known = index.stamp(image.name)
+    return known if known or not Path(image.name).exists() else stamp_of(image.name)
 
 
 def _surveyed(
     objectives: Sequence[tuple[Any, Any]],
-    sources: Sequence[Source],
+    source: Source,
+    number: int,
     body: Any,
-    run: Path,
     seed: int,
     recipe: str,
-) -> list[list[Any]]:
-    """Return what each objective wants to know of each volume; kept in the run folder, with what it was found for."""
-    file = run / "survey.json"
-    digest = hashlib.sha256(recipe.encode()).hexdigest()
-    if file.exists():
-        kept = json.loads(file.read_text())
-        if kept["of"] == digest:
-            return list(kept["facts"])
-    facts: list[list[Any]] = []
-    with Progress("survey", len(sources), "volume") as bar:
-        for number, source in enumerate(sources):
-            found = []
-            for objective, _ in objectives:
-                survey = getattr(objective, "survey", None)
-                rng = np.random.default_rng([seed, number])
-                patches = partial(cut, source)
-                found.append(survey and survey(patches, body, source.image.spacing, rng))
-            facts.append(found)
-            bar.advance()
-    if process()[0] == 0 and sources:
-        write_json(file, {"of": digest, "facts": facts})
-    return facts
+    found: Found,
+) -> list[Any]:
+    """Return what each objective wants to know of a volume, found when it is first asked for."""
+    surveys = [getattr(objective, "survey", None) for objective, _ in objectives]
+    if not any(surveys):
+        return [None] * len(surveys)
+
+    def look() -> list[Any]:
+        patches, rng = partial(cut, source), np.random.default_rng([seed, number])
+        return [survey and survey(patches, body, source.image.spacing, rng) for survey in surveys]
+
+    known: list[Any] = found.get(f"survey {number} for {recipe}", look)
+    return known
 
 
 def _prepared(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from aequorea.engine.durable import sweep, write_file
@@ -12,7 +14,7 @@ from aequorea.errors import DataError, SpecError
 from aequorea.specs import Spec
 
 
-def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
+def check_claim(run: Path, spec: Spec, prints: Mapping[str, str]) -> None:
     """Check that a run folder, if it was begun, was begun with this recipe and these images.
 
     Parameters
@@ -22,14 +24,14 @@ def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
     spec
         Recipe.
     prints
-        Fingerprint of each image by name.
+        Fingerprint of each image by name; nothing where it is not known yet: then it is not compared.
 
     Raises
     ------
     SpecError
         If it was begun with another recipe; names the words that differ.
     DataError
-        If it was begun with other images or labels.
+        If it was begun with other images or labels; names the first that is gone, new or changed.
     """
     recipe = run / "spec.yaml"
     if not _begun(run):
@@ -38,8 +40,26 @@ def check_claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:
     if before != spec:
         changed = [word for word in type(spec).model_fields if getattr(before, word) != getattr(spec, word)]
         raise SpecError(f"{run}: begun with another recipe ({', '.join(changed)} differ): use another --out")
-    if json.loads((run / "data.json").read_text()) != prints:
-        raise DataError(f"{run}: begun with other images or labels: use another --out")
+    other = _difference(json.loads((run / "data.json").read_text()), prints)
+    if other is not None:
+        raise DataError(f"{run}: begun with other images or labels ({other}): use another --out")
+
+
+def _difference(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
+    """Return what the first difference of two lists of fingerprints is, and how many more there are."""
+    names, old = ({re.sub(r"^\d+ ", "", name) for name in one} for one in (now, before))
+    found = [f"{name} is gone" for name in sorted(old - names)]
+    found += [f"{name} is new" for name in sorted(names - old)]
+    if not found and list(before) != list(now):
+        found = ["their order is another"]
+    if not found:
+        found = [
+            f"{re.sub(r'^[0-9]+ ', '', name)} has changed"
+            for name, print_ in now.items()
+            if print_ and print_ != before[name]
+        ]
+    more = f", and {len(found) - 1} more like that" if len(found) > 1 else ""
+    return found[0] + more if found else None
 
 
 def claim(run: Path, spec: Spec, prints: dict[str, str]) -> None:

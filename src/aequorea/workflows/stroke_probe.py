@@ -2,11 +2,13 @@
 
 A body that reconstructs well need not transfer well. So a thousand voxels are painted on a labelled volume, a logistic
 regression is fitted on the features of each body, and Dice is taken over all other labelled voxels. The rivals are the
-same body with random weights and the fixed bank of filters, which is hard to beat.
+same body with random weights and the fixed bank of filters, which is hard to beat. The control is the pretrained body
+with its weights permuted: it has their statistics and nothing that was learnt.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +42,17 @@ def simulated_item() -> Item:
     specimen = touching_nuclei((24, 128, 128), (2.0, 0.5, 0.5), 4711)
     labels = LabelImage(from_array(specimen.labels, specimen.spacing))
     return Item("simulated nuclei", from_array(specimen.image, specimen.spacing), labels, "simulated")
+
+
+def permuted(body: Any, seed: int) -> Any:
+    """Return a copy of a body whose weights are shuffled within each tensor."""
+    shuffled = copy.deepcopy(body)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in shuffled.parameters():
+            order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
+            weight.copy_(weight.flatten()[order].view_as(weight))
+    return shuffled
 
 
 def stroke_probe(bodies: Mapping[str, Any], items: Sequence[Item]) -> list[dict[str, Any]]:
