@@ -23,6 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the demo's specimens small."""
     monkeypatch.setattr(workflow, "CROP", (10, 48, 48))
     monkeypatch.setattr(workflow, "UNSEEN", (12, 56, 56))
+    monkeypatch.setattr(workflow, "PRETRAIN", workflow.PRETRAIN.model_copy(update={"steps": 2}))
 
 
 def test_demo(
@@ -37,6 +38,7 @@ def test_demo(
         assert not left.value.code
     printed = capsys.readouterr().out
     assert "finished before, nothing to do" in printed
+    assert printed.count("Hidden-voxel R²") == printed.count("Dice from 1,000 painted voxels") == 2
     table = printed[printed.rindex("method") :]
     rows = [line.rsplit(maxsplit=6) for line in table.splitlines()[1:3]]
     assert [row[0] for row in rows] == ["model", "Otsu + watershed"]
@@ -44,7 +46,13 @@ def test_demo(
     assert [float(row[1]) for row in rows] == [
         pytest.approx(pooled[row[0]]["f1_50"]["value"], abs=6e-4) for row in rows
     ]
-    for name in ("report.html", "objects.csv", "unseen.ome.zarr/labels/objects/0", "run/model.safetensors"):
+    for name in (
+        "report.html",
+        "objects.csv",
+        "unseen.ome.zarr/labels/objects/0",
+        "run/model.safetensors",
+        "pretrained/report.html",
+    ):
         assert (out / name).exists(), name
     assert (out / "objects.csv").read_text() == (
         out / "unseen.ome.zarr" / "tables" / "objects.csv"

@@ -1,7 +1,8 @@
 """The verb *demo*: the whole path, on simulated specimens with exact truth or on the user's own volumes.
 
 Two labelled crops train a model; it predicts a volume that it has not seen, and is scored there beside Otsu's
-threshold and a watershed, whose two parameters were chosen on the same two crops.
+threshold and a watershed, whose two parameters were chosen on the same two crops. Then a moment of pretraining on the
+same images without their labels, judged as every pretraining is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from aequorea.workflows.dataset import Item, dataset
 from aequorea.workflows.evaluate import Case, evaluate
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.predict import predict
+from aequorea.workflows.pretrain import PretrainSpec, pretrain
 
 SPACING: Spacing = (2.0, 0.5, 0.5)
 CROP: Triple = (24, 96, 96)
@@ -38,6 +40,8 @@ UNSEEN: Triple = (48, 192, 192)
 TEST_RECIPE = NucleiSpec(diameter=(6.0, 13.0), contrast=0.5, brightness=0.6, photons=40.0, glow=0.3)
 """The specimen that is scored comes from other ranges of size, texture and light than those trained on."""
 STEPS = 110
+PRETRAIN = TrainSpec(steps=60, batch=2, learning_rate=2e-3)
+"""So short that it shows how pretraining is judged, not what it is good for."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,17 @@ def demo(
         first = out / "objects.csv"
         if not first.exists():
             write_file(first, (store / "tables" / "objects.csv").read_bytes())
+    say(
+        "3. pretrain a transformer for a moment on the two crops without their labels; nothing above has used it"
+    )
+    pretrain(
+        [item.image for item in train_items],
+        out / "pretrained",
+        PretrainSpec(train=PRETRAIN),
+        held=[item.image for item in test_items],
+        say=lambda line: say(f"   {line}"),
+    )
+    say("   (of 60 steps: more, and on more volumes, is for: aequorea pretrain)")
     model = load(done.path)
     scores = evaluate(cases, model.task, out, card=model.card, title="aequorea demo")
     return Demonstrated(out, list(scores["pooled"].items()), done.lines)
