@@ -26,7 +26,8 @@ def command(app: typer.Typer) -> None:
         learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
         seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
         patch: Annotated[
-            str | None, typer.Option(help="Voxels of a patch; default: 64,64,64.", metavar="Z,Y,X")
+            str | None,
+            typer.Option(help="Voxels of a patch; default: 64,64,64 (unet: 32,32,32).", metavar="Z,Y,X"),
         ] = None,
         held: Annotated[
             list[Path] | None,

@@ -47,6 +47,8 @@ PATCH: Triple = (64, 64, 64)
 THIN: Triple = (16, 96, 96)
 FLAT: Triple = (1, 256, 256)
 """Voxels (z, y, x) of a patch: of volumes, thin ones, and planes; less where there is less."""
+SMALL: Triple = (32, 32, 32)
+"""Of volumes for bodies that compute what is hidden too: many small patches teach these more than a few large ones."""
 COUNTED = 64**3 * 1024
 """Larger volumes are normalised by sampled places."""
 SETTLING = 16
@@ -84,7 +86,8 @@ class PretrainSpec(Spec):
     train
         Steps, rate, seed.
     patch
-        Voxels (z, y, x) of one sample of a volume; default: 64³, or about as much of a thin one.
+        Voxels (z, y, x) of one sample of a volume; default: 64³, or about as much of a thin one; 32³ where the body
+        computes what is hidden too.
     held_out
         Share of the specimens that is kept to judge by.
     """
@@ -352,7 +355,8 @@ def _cut_of(
     layout = body.layout(spacing)
     flat, thin = shape[1] == 1, shape[1] <= THIN[0]
     grid = (1, *layout.grid[1:]) if flat else layout.grid
-    most = FLAT if flat else patch or (THIN if thin else PATCH)
+    usual = THIN if thin else PATCH
+    most = FLAT if flat else patch or (usual if hasattr(body, "mask_unit") else SMALL)
     z, y, x = (max(g, min(m, n) // g * g) for m, n, g in zip(most, shape[1:], grid))
     size = (z, y, x)
     return (flat, layout.strides, size, shape[0]), size
