@@ -12,8 +12,9 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +29,10 @@ from torch import Tensor, nn
 from aequorea.engine import checkpoint
 from aequorea.engine.durable import sweep, write_file
 from aequorea.engine.inference import default_device, resolve_precision
+from aequorea.engine.memory import SLACK, give_back_memory, most_resident, refuse, resident
+from aequorea.engine.spill import on_disk, weigh
 from aequorea.errors import AequoreaError
-from aequorea.progress import Progress
+from aequorea.progress import Progress, report
 from aequorea.specs import Spec
 from aequorea.volume import Array
 
@@ -41,6 +44,8 @@ LEVEL = 0.02
 """Scores on few labels are coarse: of states that differ by no more than this, the one trained longer is kept."""
 AHEAD = 4
 """Batches prepared in advance."""
+WORKING = 4
+"""Tensors of the largest size that a step holds beside those kept for its gradient."""
 
 
 class TrainSpec(Spec):
@@ -112,6 +117,7 @@ def train(
     evaluate: Callable[[], dict[str, float]] | None = None,
     better: str = "",
     after_step: Callable[[int], None] | None = None,
+    memory: int | None = None,
 ) -> Outcome:
     """Train a module, resuming from what the run folder holds; ends with the best state in the module.
 
@@ -132,9 +138,14 @@ def train(
         ``evaluate_every`` steps and after the last.
     after_step
         Called with the step just done.
+    memory
+        Bytes that this process may hold; where a step needs more, what its gradient needs is kept on disk: see
+        :func:`spills`.
 
     Raises
     ------
+    SpecError
+        If ``memory`` does not suffice for a step; says the smallest that does.
     Diverged
         If a loss is not finite; names the step. The last checkpoint stays.
     """
@@ -169,7 +180,9 @@ def train(
         if evaluate is None:
             return
         module.eval()
+        at = time.monotonic()
         scores = evaluate()
+        report("score", time.monotonic() - at)
         module.train()
         row.update(scores)
         value = scores.get(better)
@@ -188,10 +201,12 @@ def train(
 
     def keep(step: int) -> None:
         if rank == 0:
+            at = time.monotonic()
             tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
             tensors.update(checkpoint.flatten_optimizer(optimizer))
             checkpoint.write(folder, step, tensors, {"run": state, "history": history})
             write_file(run / "metrics.csv", _csv(history).encode())
+            report("checkpoint", time.monotonic() - at)
 
     module.train()
     if found is None:
@@ -199,10 +214,20 @@ def train(
         score(0, row)
         history.append(row)
         keep(0)
+
+    spilled = (
+        memory is not None
+        and device.type == "cpu"
+        and spills(module, losses, batch_of([sample(0)]), spec.batch // world, memory, dtype)
+    )
     began = time.monotonic()
-    with Progress("train", spec.steps, "step") as bar:
+    with (
+        on_disk(run) if spilled else nullcontext(lambda: None) as forget,
+        Progress("train", spec.steps, "step") as bar,
+    ):
         bar.skip(start)
         for step, batch in _batches(sample, spec, start, rank, world):
+            at = time.monotonic()
             torch.manual_seed(_mix(spec.seed, step))
             on_device = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
             for group in optimizer.param_groups:
@@ -211,6 +236,7 @@ def train(
                 parts = losses(on_device)
             total = torch.stack(list(parts.values())).sum()
             torch.autograd.backward(total)
+            forget()
             values = torch.stack([t.detach().float() for t in parts.values()])
             if world > 1:
                 _average([p.grad for p in trainable if p.grad is not None], world)
@@ -230,6 +256,7 @@ def train(
             row = {"step": done, "loss": float(values.sum()), "seconds": round(time.monotonic() - began, 2)}
             if len(parts) > 1:
                 row.update({name: float(v) for name, v in zip(parts, values)})
+            report("step", time.monotonic() - at)
             last = done == spec.steps
             if last or done % spec.evaluate_every == 0:
                 score(done, row)
@@ -249,6 +276,59 @@ def train(
     return Outcome(state["first"], state["best"], int(state["best_step"]), history)
 
 
+def spills(
+    module: nn.Module,
+    losses: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    sample: dict[str, Tensor],
+    batch: int,
+    memory: int,
+    dtype: torch.dtype = torch.float32,
+) -> bool:
+    """Return whether a step must keep on disk what its gradient needs (:mod:`aequorea.engine.spill`).
+
+    A batch is not cut into parts: layers take statistics over it (:class:`aequorea.layers.norm.BatchNorm`), and parts
+    would be another recipe. On disk no bit changes, so that a run may be taken up with another memory.
+
+    Parameters
+    ----------
+    module, losses
+        As for :func:`train`.
+    sample
+        A batch of one.
+    batch
+        Samples of a step.
+    memory
+        Bytes that this process may hold.
+    dtype
+        That the step is computed in.
+
+    Raises
+    ------
+    SpecError
+        If a step does not fit in either way; says the smallest memory that works.
+    """
+
+    def forward() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            losses(dict(sample))
+
+    training = module.training
+    module.eval()  # statistics are not to learn from this
+    weight = weigh(forward)
+    module.train(training)
+    gradients = sum(t.numel() * t.element_size() for t in module.parameters() if t.requires_grad)
+    prepared = (AHEAD + 2) * batch * sum(t.numel() * t.element_size() for t in sample.values())
+    give_back_memory()
+    fixed = resident() + SLACK + 4 * gradients + prepared
+    working = WORKING * weight.largest * batch
+    least = max(fixed + working, most_resident() + 5_000_000)
+    if least > memory:
+        raise refuse(
+            memory, least, "a training step does not fit (fewer samples in it do: --set train.batch)"
+        )
+    return fixed + working + weight.kept * batch > memory
+
+
 def schedule(step: int, steps: int) -> float:
     """Return the share of the peak learning rate at a step: a linear rise, then half a cosine down to zero."""
     rise = max(1, round(WARMUP * steps))
@@ -263,8 +343,7 @@ def _batches(
     """Yield (step, this process's part of the batch), prepared ahead by a thread."""
 
     def prepare(step: int) -> dict[str, Tensor]:
-        samples = [sample(step * spec.batch + i) for i in range(rank, spec.batch, world)]
-        return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+        return batch_of([sample(step * spec.batch + i) for i in range(rank, spec.batch, world)])
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = [pool.submit(prepare, step) for step in range(start, min(start + AHEAD, spec.steps))]
@@ -273,6 +352,11 @@ def _batches(
             if step + AHEAD < spec.steps:
                 ahead.append(pool.submit(prepare, step + AHEAD))
             yield step, batch
+
+
+def batch_of(samples: Sequence[dict[str, Array]]) -> dict[str, Tensor]:
+    """Return samples as one batch: tensors by name, the first axis of which counts samples."""
+    return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
 
 
 def _average(gradients: list[Tensor], world: int) -> None:
