@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -29,10 +31,30 @@ Dataset = Annotated[
 Sequence = Annotated[
     bool, typer.Option("--sequence", help="The folder's images are the planes of one volume.")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="Most main memory to use, e.g. 4GB; refused where too little.", metavar="SIZE"
+    ),
+]
 
 Unlabelled = Annotated[
     int | None, typer.Option("--unlabelled", help="Label value of voxels that nobody looked at.")
 ]
+
+
+def planning(context: typer.Context) -> bool:
+    """Whether a command was called as ``aequorea plan COMMAND``: then it only says what it would take."""
+    return context.parent is not None and context.parent.info_name == "plan"
+
+
+def show_plan(plan: Any) -> None:
+    """Print a plan, and the command that does it."""
+    print("\n".join(plan.lines()))
+    words = sys.argv[1:]
+    if "plan" in words:
+        words.remove("plan")
+        print(f"{'next':12} aequorea {shlex.join(words)}")
 
 
 def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) -> Any:

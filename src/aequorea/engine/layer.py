@@ -7,6 +7,7 @@ as it says, is pending. Shards of nothing but zeros are entered and not written.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from zarr.storage import LocalStore, MemoryStore
 
 from aequorea.engine import ome_metadata
 from aequorea.engine.durable import Journal, explained, file_digest, remove_file, write_file
+from aequorea.engine.memory import workers
 from aequorea.errors import DataError
 from aequorea.progress import Progress
 from aequorea.results import Result
@@ -143,9 +145,12 @@ class ZarrLayer:
             raise ValueError(f"layer '{self.spec.name}': {len(self._left(0))} shards are not written")
         work = [(level, self._left(level)) for level in range(1, len(self._sizes))]
         total = sum(region.voxels for _, regions in work for region in regions)
+        itemsize = np.dtype(self.spec.dtype).itemsize
         with (
             Progress(f"pyramid of {self.spec.name}", total, "voxel") as bar,
-            ThreadPoolExecutor(THREADS) as pool,
+            ThreadPoolExecutor(
+                workers(THREADS, 4 * len(self.spec.channels) * math.prod(self.block) * itemsize)
+            ) as pool,
         ):
             for level, regions in work:
                 for region, _ in zip(regions, pool.map(partial(self._coarsen, level), regions)):

@@ -10,19 +10,26 @@ import ctypes
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from aequorea.errors import SpecError
 
 UNITS = {"kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-SLACK = 120_000_000
-"""Bytes that are left free under a cap: libraries that are loaded late, threads, what the system keeps."""
+SPARE = 40_000_000
+"""Bytes that are left free under a cap: threads, what the system keeps of what was freed."""
 
+LARGE = 1 << 21
+"""Bytes from which what is freed goes back to the system at once, under a cap."""
+
+_cap: int | None = None
+_foreseen = 0.0
 _trim: Any = None
+_option: Any = None
 with suppress(AttributeError, OSError, TypeError):  # of other C libraries
-    _trim = ctypes.CDLL(None).malloc_trim
+    _trim, _option = ctypes.CDLL(None).malloc_trim, ctypes.CDLL(None).mallopt
 
 
 def give_back_memory() -> None:
@@ -54,6 +61,51 @@ def forget_most() -> None:
     """Begin :func:`most_resident` anew, where the system allows it."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextmanager
+def capped(memory: int | None) -> Iterator[None]:
+    """Hold this process to so many bytes: :func:`workers` and :func:`require` go by it meanwhile."""
+    global _cap, _foreseen
+    before, _cap, _foreseen = _cap, memory, 0.0
+    if memory is not None and _option is not None:
+        _option(-3, LARGE)  # M_MMAP_THRESHOLD: or the heap is torn by tiles of many shapes, and held for good
+    try:
+        yield
+    finally:
+        _cap = before
+
+
+def limited() -> bool:
+    """Whether there is a cap."""
+    return _cap is not None
+
+
+def workers(most: int, each: float) -> int:
+    """Return how many threads may work at a time, at least one, where each needs so many bytes."""
+    if _cap is None:
+        return most
+    give_back_memory()
+    return max(1, min(most, int((_cap - resident() - SPARE) / max(1.0, each))))
+
+
+def foresee(count: float) -> None:
+    """Take note that so many bytes more will be needed later: :func:`require` counts them among what must fit."""
+    global _foreseen
+    _foreseen = max(_foreseen, resident() + SPARE + count)
+
+
+def require(count: float, why: str) -> None:
+    """Raise :class:`SpecError` where so many bytes more are over the cap; says the smallest that works."""
+    if _cap is not None:
+        needed = max(resident() + SPARE + count, _foreseen)
+        if needed > _cap:
+            raise refuse(_cap, needed, why)
+
+
+def fits(count: float) -> bool:
+    """Whether so many bytes more are within the cap."""
+    return _cap is None or resident() + SPARE + count <= _cap
 
 
 def as_bytes(size: str | int | None) -> int | None:

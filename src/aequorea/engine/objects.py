@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aequorea.engine.durable import explained, write_file
+from aequorea.engine.memory import require, workers
 from aequorea.errors import DataError
 from aequorea.progress import track
 from aequorea.results import Layer, Table
@@ -55,6 +56,8 @@ MOST_PAIRS = 200_000_000
 """Edges that the join may hold: about 10 GB."""
 THREADS = min(2, os.cpu_count() or 1)
 """Shards worked on at a time; each holds a block."""
+SHARD_BYTES, NODE_BYTES, EDGE_BYTES = 30, 80, 60
+"""Bytes in memory for each voxel of a shard that is worked on, and each basin and edge of the join."""
 GRAPH = (
     "end", "height", "leaves", "voxels", "a", "b", "saddle", "place", "shell", "shell_id", "shell_height",
 )  # fmt: skip
@@ -174,7 +177,7 @@ class ObjectFinder:
         if image is not None and image.size != self.dense.size:
             raise DataError(f"{image.name}: {image.size} voxels where the objects lie on {self.dense.size}")
         shards = list(self.dense.region.split(self.shard))
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(workers(THREADS, SHARD_BYTES * math.prod(self.shard))) as pool:
             for _ in track(pool.map(self.find, shards), "find objects", len(shards), "shard"):
                 pass
         number, base = self.join()
@@ -185,7 +188,7 @@ class ObjectFinder:
         def write(i: int, shard: Region) -> None:
             self.write(i, shard, number, base, layer if shard in pending else None, image)
 
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(workers(THREADS, SHARD_BYTES * math.prod(self.shard))) as pool:
             written = pool.map(write, range(len(shards)), shards)
             for _ in track(written, "write objects", len(shards), "shard"):
                 pass
@@ -253,12 +256,14 @@ class ObjectFinder:
             heights.append(graph["height"])
             voxels.append(graph["voxels"])
         end, height, size = np.concatenate(ends), np.concatenate(heights), np.concatenate(voxels)
+        require(NODE_BYTES * len(end), "joining objects across blocks does not fit")
         link = np.arange(len(end))
         edges, held = [], 0
         for i in range(len(self.blocks)):
             link[base[i] : base[i + 1]] = self._entered(i, base)
             edges.append(self._edges(i, base))
             held += len(edges[-1])
+            require(EDGE_BYTES * held, "joining objects across blocks does not fit")
             if held > MOST_PAIRS:
                 raise DataError(
                     f"{self.dense.name}: over {MOST_PAIRS:,} touching basins: the height map is noise; "

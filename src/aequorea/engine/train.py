@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from aequorea.engine import checkpoint
 from aequorea.engine.durable import sweep, write_file
 from aequorea.engine.inference import default_device, resolve_precision
-from aequorea.engine.memory import SLACK, give_back_memory, most_resident, refuse, resident
+from aequorea.engine.memory import fits, give_back_memory, limited, require
 from aequorea.engine.spill import on_disk, weigh
 from aequorea.errors import AequoreaError
 from aequorea.progress import Progress, report
@@ -44,6 +44,8 @@ LEVEL = 0.02
 """Scores on few labels are coarse: of states that differ by no more than this, the one trained longer is kept."""
 AHEAD = 4
 """Batches prepared in advance."""
+LIBRARIES = 80_000_000
+"""Bytes of what is loaded and prepared with the first step."""
 WORKING = 4
 """Tensors of the largest size that a step holds beside those kept for its gradient."""
 
@@ -117,7 +119,6 @@ def train(
     evaluate: Callable[[], dict[str, float]] | None = None,
     better: str = "",
     after_step: Callable[[int], None] | None = None,
-    memory: int | None = None,
 ) -> Outcome:
     """Train a module, resuming from what the run folder holds; ends with the best state in the module.
 
@@ -138,14 +139,14 @@ def train(
         ``evaluate_every`` steps and after the last.
     after_step
         Called with the step just done.
-    memory
-        Bytes that this process may hold; where a step needs more, what its gradient needs is kept on disk: see
-        :func:`spills`.
 
     Raises
     ------
     SpecError
-        If ``memory`` does not suffice for a step; says the smallest that does.
+        If a step does not fit under a cap (:func:`aequorea.engine.memory.capped`); says the smallest that works.
+        Where it would fit but for what its gradient needs, that is kept on disk (:mod:`aequorea.engine.spill`): a
+        batch is not cut into parts, since layers take statistics over it, and parts would be another recipe. On
+        disk no bit changes.
     Diverged
         If a loss is not finite; names the step. The last checkpoint stays.
     """
@@ -215,11 +216,11 @@ def train(
         history.append(row)
         keep(0)
 
-    spilled = (
-        memory is not None
-        and device.type == "cpu"
-        and spills(module, losses, batch_of([sample(0)]), spec.batch // world, memory, dtype)
-    )
+    spilled = False
+    if device.type == "cpu" and limited():
+        needed = step_bytes(module, losses, batch_of([sample(0)]), spec.batch // world, dtype)
+        require(needed.least, "a training step does not fit (fewer samples in it do: --set train.batch)")
+        spilled = not fits(needed.usual)
     began = time.monotonic()
     with (
         on_disk(run) if spilled else nullcontext(lambda: None) as forget,
@@ -276,18 +277,21 @@ def train(
     return Outcome(state["first"], state["best"], int(state["best_step"]), history)
 
 
-def spills(
+class StepBytes(NamedTuple):
+    """What a step needs beside what is held already: usually, and with what its gradient needs on disk."""
+
+    usual: int
+    least: int
+
+
+def step_bytes(
     module: nn.Module,
     losses: Callable[[dict[str, Tensor]], dict[str, Tensor]],
     sample: dict[str, Tensor],
     batch: int,
-    memory: int,
     dtype: torch.dtype = torch.float32,
-) -> bool:
-    """Return whether a step must keep on disk what its gradient needs (:mod:`aequorea.engine.spill`).
-
-    A batch is not cut into parts: layers take statistics over it (:class:`aequorea.layers.norm.BatchNorm`), and parts
-    would be another recipe. On disk no bit changes, so that a run may be taken up with another memory.
+) -> StepBytes:
+    """Return the memory that a step takes on a processor.
 
     Parameters
     ----------
@@ -297,15 +301,8 @@ def spills(
         A batch of one.
     batch
         Samples of a step.
-    memory
-        Bytes that this process may hold.
     dtype
         That the step is computed in.
-
-    Raises
-    ------
-    SpecError
-        If a step does not fit in either way; says the smallest memory that works.
     """
 
     def forward() -> None:
@@ -316,17 +313,15 @@ def spills(
     module.eval()  # statistics are not to learn from this
     weight = weigh(forward)
     module.train(training)
-    gradients = sum(t.numel() * t.element_size() for t in module.parameters() if t.requires_grad)
-    prepared = (AHEAD + 2) * batch * sum(t.numel() * t.element_size() for t in sample.values())
+    gradients = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
+    prepared = (AHEAD + 2) * batch * sum(_bytes(t) for t in sample.values())
+    least = LIBRARIES + 4 * gradients + prepared + WORKING * weight.largest * batch
     give_back_memory()
-    fixed = resident() + SLACK + 4 * gradients + prepared
-    working = WORKING * weight.largest * batch
-    least = max(fixed + working, most_resident() + 5_000_000)
-    if least > memory:
-        raise refuse(
-            memory, least, "a training step does not fit (fewer samples in it do: --set train.batch)"
-        )
-    return fixed + working + weight.kept * batch > memory
+    return StepBytes(least + weight.kept * batch, least)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def schedule(step: int, steps: int) -> float:

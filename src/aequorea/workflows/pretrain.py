@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from torch import Tensor, nn
 
 from aequorea.engine.blocks import BlockSampler, Source, cut
 from aequorea.engine.durable import write_file, write_json
+from aequorea.engine.memory import capped
 from aequorea.engine.predict import normalised
 from aequorea.engine.train import TrainSpec, process, train
 from aequorea.layers.norm import settle
 from aequorea.model import card_of, save_body
 from aequorea.progress import Progress
+from aequorea.progress import report as stage_ended
 from aequorea.registry import build
 from aequorea.signal.intensity import Intensity, measure, sampled
 from aequorea.specs import Spec
@@ -38,6 +41,8 @@ from aequorea.workflows.judged import judged, report, told
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 from aequorea.workflows.stroke_probe import simulated_item, stroke_probe
+
+T = TypeVar("T")
 
 PATCH: Triple = (64, 64, 64)
 THIN: Triple = (16, 96, 96)
@@ -115,6 +120,7 @@ def pretrain(
     held: Sequence[Any] = (),
     probe: Sequence[Item] = (),
     say: Callable[[str], None] = print,
+    memory: int | None = None,
 ) -> Pretrained:
     """Train a body on volumes without labels, or take up a run that was interrupted.
 
@@ -134,13 +140,28 @@ def pretrain(
         Labelled volumes for :mod:`aequorea.workflows.stroke_probe`; default: a simulated one.
     say
         Receives lines for the user.
+    memory
+        Bytes of main memory that the process may hold; it changes no bit of the body.
 
     Raises
     ------
     DataError, SpecError
-        If images or recipe are wrong, or the run folder belongs to another recipe.
+        If images or recipe are wrong, the run folder belongs to another recipe, or ``memory`` is too little: then
+        with the smallest that works.
     """
-    run = Path(run)
+    with capped(memory):
+        return _pretrain(data, Path(run), spec, groups, held, probe, say)
+
+
+def _pretrain(
+    data: Sequence[Any],
+    run: Path,
+    spec: PretrainSpec,
+    groups: Sequence[str] | None,
+    held: Sequence[Any],
+    probe: Sequence[Item],
+    say: Callable[[str], None],
+) -> Pretrained:
     path = run / "body.safetensors"
     images = [_opened(source) for source in data]
     judges = [_opened(source) for source in held]
@@ -154,7 +175,7 @@ def pretrain(
     body = build("backbones", spec.backbone)
     objectives = [(build("objectives", one.objective), one) for one in spec.objectives]
     if not judges and spec.held_out:
-        images, names, judges = _parted(images, names, spec)
+        images, names, judges = parted(images, names, spec)
     claim(run, spec, prints)
     ranges = _ranges([*images, *judges], run)
     train_set, judge_set = ranges[: len(images)], ranges[len(images) :]
@@ -238,10 +259,8 @@ def _plain(spacing: Spacing | None) -> list[float] | None:
     return list(spacing) if spacing else None
 
 
-def _parted(
-    images: list[Volume], names: list[str], spec: PretrainSpec
-) -> tuple[list[Volume], list[str], list[Volume]]:
-    """Keep whole specimens to judge by, where there are several."""
+def parted(images: list[T], names: list[str], spec: PretrainSpec) -> tuple[list[T], list[str], list[T]]:
+    """Return images, their specimens, and images to judge by: whole specimens, where there are several."""
     specimens = sorted(set(names))
     count = round(spec.held_out * len(specimens))
     if not count:
@@ -264,7 +283,9 @@ def _ranges(images: Sequence[Volume], run: Path) -> list[Volume]:
     for image in images:
         key = image.fingerprint
         if key not in known:
+            at = time.monotonic()
             found = measure(image) if image.region.voxels <= COUNTED else sampled(image)
+            stage_ended("range", time.monotonic() - at)
             known[key] = found.plain()
             if process()[0] == 0:
                 write_json(file, known)
