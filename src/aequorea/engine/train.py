@@ -209,6 +209,11 @@ def train(
             write_file(run / "metrics.csv", _csv(history).encode())
             report("checkpoint", time.monotonic() - at)
 
+    spilled = False
+    if device.type == "cpu" and limited():
+        needed = step_bytes(module, losses, batch_of([sample(0)]), spec.batch // world, dtype)
+        require(needed.least, "a training step does not fit (fewer samples in it do: --set train.batch)")
+        spilled = not fits(needed.usual)
     module.train()
     if found is None:
         row: dict[str, float] = {"step": 0}
@@ -216,11 +221,6 @@ def train(
         history.append(row)
         keep(0)
 
-    spilled = False
-    if device.type == "cpu" and limited():
-        needed = step_bytes(module, losses, batch_of([sample(0)]), spec.batch // world, dtype)
-        require(needed.least, "a training step does not fit (fewer samples in it do: --set train.batch)")
-        spilled = not fits(needed.usual)
     began = time.monotonic()
     with (
         on_disk(run) if spilled else nullcontext(lambda: None) as forget,

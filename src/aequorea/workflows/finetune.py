@@ -50,6 +50,8 @@ SCARCE = 50
 """Labelled voxels of a class below which training on them is warned of."""
 LOOKED_AT_BYTES = 150
 """For each voxel of a held-out item while it is decoded and scored."""
+LATER = 60_000_000
+"""Bytes that a run gains between its beginning and its first step."""
 EVALUATE_VOXELS = 128**3
 """Most voxels of one held-out item that an evaluation looks at."""
 
@@ -414,7 +416,9 @@ def _require_memory(
                 return {"loss": source.task.loss(out.float(), known)}
 
             sample = {"image": image, "target": known}
-            foresee(step_bytes(network, losses, sample, spec.train.batch // process()[1], dtype).least)
+            foresee(
+                step_bytes(network, losses, sample, spec.train.batch // process()[1], dtype).least + LATER
+            )
     require(0, "neither preparing nor training may take more")
 
 

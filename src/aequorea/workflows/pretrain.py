@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from aequorea.engine.blocks import BlockSampler, Source, cut
 from aequorea.engine.durable import write_file, write_json
-from aequorea.engine.memory import capped
+from aequorea.engine.memory import capped, foresee, limited
 from aequorea.engine.predict import normalised
 from aequorea.engine.train import TrainSpec, process, train
 from aequorea.layers.norm import settle
@@ -40,7 +40,7 @@ from aequorea.workflows.finetune import reference_spacing
 from aequorea.workflows.judged import judged, report, told
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
-from aequorea.workflows.stroke_probe import simulated_item, stroke_probe
+from aequorea.workflows.stroke_probe import probe_bytes, simulated_item, stroke_probe
 
 T = TypeVar("T")
 
@@ -50,6 +50,8 @@ FLAT: Triple = (1, 256, 256)
 """Voxels (z, y, x) of a patch: of volumes, thin ones, and planes; less where there is less."""
 COUNTED = 64**3 * 1024
 """Larger volumes are normalised by sampled places."""
+AFTERWARDS = 250_000_000
+"""Bytes that a run has gained when its features are tried: weights of the optimizer, open blocks, libraries."""
 SETTLING = 16
 """Batches on which normalisations learn the statistics of what nothing is hidden of."""
 
@@ -207,6 +209,10 @@ def _pretrain(
     module = nn.ModuleDict({"body": body, "objectives": nn.ModuleList(owned)}).eval()
     with torch.no_grad():  # gives lazy modules their size
         losses({name: torch.from_numpy(np.asarray(array))[None] for name, array in sample(0).items()})
+    judged_on = list(probe) or [simulated_item()]
+    if limited():
+        bank = build("backbones", {"name": "filters"})
+        foresee(AFTERWARDS + probe_bytes({"body": body, "filters": bank}, judged_on))
     outcome = train(run, module, losses, sample, spec.train, after_step=after_step)
     rows = [
         row
@@ -222,7 +228,7 @@ def _pretrain(
         patches = [sampler(spec.train.batch * (spec.train.steps + i)) for i in range(SETTLING)]
         for one in (body, rivals_of["random"]):
             _settle(one, [(sources[n].image.spacing, patch) for n, patch in patches])
-    probed = stroke_probe({"pretrained": body, **rivals_of}, probe or [simulated_item()])
+    probed = stroke_probe({"pretrained": body, **rivals_of}, judged_on)
     card = {
         "spacing": _plain(reference_spacing(images)),
         "objectives": [words.plain() for _, words in objectives],
