@@ -32,6 +32,8 @@ TILE_BYTES, MOST_TILE_BYTES = 1_100_000_000, 3_450_000_000
 256³ and 376³ voxels of the tiny U-Net in bfloat16, 208³ and 304³ in float32."""
 WASTE = 2.0
 """Voxels computed per voxel kept above which a halo is called wide."""
+PASS_BYTES = 220_000_000
+"""Bytes that a pass over something small takes beside its voxels: what convolutions work in."""
 STORED_AT_ONCE = 1 << 18
 """Voxels whose output is turned at once into what is stored."""
 
@@ -262,7 +264,7 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
     ]
     at = [max(0, (n - w) // 2) // s * s for n, w, s in zip(image.size, wanted, step)]
     sight = Tiling.of(network, (wanted[0], wanted[1], wanted[2]), spacing)
-    if not fits(math.prod(wanted) * (8 * image.shape[0] + voxel_bytes(sight, "float32"))):
+    if not fits(PASS_BYTES + math.prod(wanted) * (8 * image.shape[0] + voxel_bytes(sight, "float32"))):
         return {}
     middle = Region.at(at, wanted).clip(image.region)
     lacking = [(0, 0), *((0, w - n) for w, n in zip(wanted, middle.size))]

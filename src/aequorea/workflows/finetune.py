@@ -26,7 +26,7 @@ from aequorea.annotations import Annotation, LabelImage, Points, TargetImage
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import default_device, resolve_precision
 from aequorea.engine.memory import capped, foresee, limited, most_resident, require, resident
-from aequorea.engine.predict import halo_error, normalised, predict_whole, voxel_bytes
+from aequorea.engine.predict import PASS_BYTES, halo_error, normalised, predict_whole, voxel_bytes
 from aequorea.engine.probe import BLOCK, fit_head, linear_map, sample_features
 from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
@@ -50,8 +50,8 @@ SCARCE = 50
 """Labelled voxels of a class below which training on them is warned of."""
 LOOKED_AT_BYTES = 150
 """For each voxel of a held-out item while it is decoded and scored."""
-LATER = 60_000_000
-"""Bytes that a run gains between its beginning and its first step."""
+LATER = 150_000_000
+"""Bytes that a run gains after its beginning: weights of the optimizer, batches ahead, libraries."""
 EVALUATE_VOXELS = 128**3
 """Most voxels of one held-out item that an evaluation looks at."""
 
@@ -400,7 +400,7 @@ def _require_memory(
         if not find("backbones", words["name"]).trainable:  # its head is fitted block by block
             blocks = (t.computed(Region.at((0, 0, 0), BLOCK).clip(t.domain)).voxels for t in tilings)
             voxels = max(voxels, *blocks)
-        foresee(voxels * (voxel_bytes(tilings[0], "float32") + 16))
+        foresee(LATER + PASS_BYTES + voxels * (voxel_bytes(tilings[0], "float32") + 16))
         if default_device().type == "cpu" and network.backbone.trainable:
             patch = spec.patch or patch_size([t.domain.size for t in tilings], tilings[0].grid)
             image = torch.zeros(1, source.channels, *tilings[0].reads(Region.whole(patch)).size)
