@@ -48,6 +48,8 @@ PYTHON = {
         "aequorea.workflows.predict:Predicted",
         "aequorea.workflows.evaluate_model:evaluate_model",
         "aequorea.workflows.preview:preview",
+        "aequorea.workflows.plan:plan_predict",
+        "aequorea.workflows.plan:Plan",
         "aequorea.workflows.demo:demo",
     ),
     "Results and errors": (
@@ -83,6 +85,15 @@ def commands() -> str:
     ]
     for name in cli.COMMANDS:
         command = group.commands[name]  # type: ignore[attr-defined]
+        if hasattr(command, "commands"):
+            lines += [f"## {name}", "", f"`aequorea {name} {'|'.join(command.commands)} ...`", ""]
+            lines += [
+                _one_line(command.help or ""),
+                "",
+                "Arguments and options are those of the command.",
+                "",
+            ]
+            continue
         arguments = [p for p in command.params if p.param_type_name == "argument"]
         options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
         usage = " ".join(["aequorea", name, *map(_metavar, arguments), "[options]"])

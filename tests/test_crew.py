@@ -151,7 +151,7 @@ def test_three_parts_of_which_one_is_killed_write_what_one_process_writes(
     assert [child.returncode for child in children] == [0, -9, 0], said
     assert same(wanted, out)
     left = sorted(path.name for path in (out / ".aequorea").iterdir())
-    assert left == ["journal", "state.json", "zarr.json"]
+    assert left == ["journal", "state.json", "tiles.json", "zarr.json"]
 
 
 def test_parts_may_run_one_after_another(image: Path, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """One live line per stage, with a rate, the time left and a note; without a terminal, one line every 30 s.
 
-Stages that end within two seconds print nothing. Everything goes to standard error.
+Stages that end within two seconds print nothing. Everything goes to standard error. Whoever wants to know how long
+stages took listens (:func:`listening`).
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,6 +18,27 @@ T = TypeVar("T")
 QUIET_S = 2.0
 PLAIN_EVERY_S = 30.0
 LIVE_EVERY_S = 0.2
+
+
+Listener = Callable[[str, float, float], None]
+"""Told the name of a stage that ended, its seconds and the amount done."""
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell a listener of every stage that ends meanwhile."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def report(stage: str, seconds: float, amount: float = 1) -> None:
+    """Tell all listeners of a stage that ended; stages too short for a line of their own are told by this."""
+    for listener in _listeners:
+        listener(stage, seconds, amount)
 
 
 class Progress:
@@ -71,6 +94,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         now = time.monotonic()
+        report(self.stage, now - self._begin, self.done - self._counted_from)
         if self._shown or now - self._begin >= QUIET_S:
             self._show(now, end="\n" if self._live else "")
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from aequorea.cli.options import byte_count
 from aequorea.errors import SpecError
 from aequorea.volume import Region, Volume, from_array
 from aequorea.workflows import cache as module
@@ -199,9 +198,9 @@ def test_a_killed_conversion_is_taken_up(tmp_path: Path) -> None:
 
 
 def test_sizes_are_read() -> None:
-    assert byte_count("50GB", "--cache-size") == 50 * 10**9
-    assert byte_count("1.5 tb", "--cache-size") == 1_500_000_000_000
-    assert byte_count("0", "--cache-size") == 0
-    assert byte_count(None, "--cache-size") is None
+    assert as_bytes("50GB", "--cache-size") == 50 * 10**9
+    assert as_bytes("1.5 tb", "--cache-size") == 1_500_000_000_000
+    assert as_bytes("0", "--cache-size") == 0
+    assert as_bytes(None, "--cache-size") is None
     with pytest.raises(SpecError, match="--cache-size 50GB"):
-        byte_count("much", "--cache-size")
+        as_bytes("much", "--cache-size")

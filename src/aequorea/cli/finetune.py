@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, Unlabelled, numbers, set_fields
+from aequorea.cli.options import (
+    Axes,
+    Channel,
+    Memory,
+    Spacing,
+    Unlabelled,
+    numbers,
+    planning,
+    set_fields,
+    show_plan,
+)
 
 
 def command(app: typer.Typer) -> None:
@@ -15,6 +25,7 @@ def command(app: typer.Typer) -> None:
 
     @app.command()
     def finetune(
+        context: typer.Context,
         data: Annotated[Path, typer.Argument(help="Folder or CSV of images with labels, or crops.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
         task: Annotated[str, typer.Option(help="semantic or instances.")] = "instances",
@@ -37,11 +48,13 @@ def command(app: typer.Typer) -> None:
             ),
         ] = None,
         head: Annotated[str, typer.Option(help="On fixed filters: logistic or forest.")] = "logistic",
+        memory: Memory = None,
         spacing: Spacing = None,
         axes: Axes = None,
         channel: Channel = None,
     ) -> None:
         """Train a model on a few labelled crops or volumes; run again to take up an interrupted run."""
+        from aequorea.engine.memory import as_bytes
         from aequorea.engine.processes import together
         from aequorea.workflows.finetune import FinetuneSpec, finetune
 
@@ -55,16 +68,19 @@ def command(app: typer.Typer) -> None:
         set_fields(recipes, set_ or [], default="task")
         words = {"start": str(start) if start else None, "held_out": held_out, "head": head}
         spec = FinetuneSpec.parse({**recipes, **words})
+        told = {
+            "unlabelled": unlabelled,
+            "spacing": numbers(spacing, "--spacing"),
+            "axes": axes,
+            "channel": channel,
+        }
+        if planning(context):
+            from aequorea.workflows.plan import plan_finetune
+
+            show_plan(plan_finetune(data, out, spec, memory=as_bytes(memory), **told))
+            return
         with together() as first:
-            done = finetune(
-                data,
-                out,
-                spec,
-                unlabelled=unlabelled,
-                spacing=numbers(spacing, "--spacing"),
-                axes=axes,
-                channel=channel,
-            )
+            done = finetune(data, out, spec, memory=as_bytes(memory), **told)
         if first:
             for line in done.lines:
                 print(line)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import shlex
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -30,10 +31,30 @@ Dataset = Annotated[
 Sequence = Annotated[
     bool, typer.Option("--sequence", help="The folder's images are the planes of one volume.")
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", help="Most main memory to use, e.g. 4GB; refused where too little.", metavar="SIZE"
+    ),
+]
 
 Unlabelled = Annotated[
     int | None, typer.Option("--unlabelled", help="Label value of voxels that nobody looked at.")
 ]
+
+
+def planning(context: typer.Context) -> bool:
+    """Whether a command was called as ``aequorea plan COMMAND``: then it only says what it would take."""
+    return context.parent is not None and context.parent.info_name == "plan"
+
+
+def show_plan(plan: Any) -> None:
+    """Print a plan, and the command that does it."""
+    print("\n".join(plan.lines()))
+    words = sys.argv[1:]
+    if "plan" in words:
+        words.remove("plan")
+        print(f"{'next':12} aequorea {shlex.join(words)}")
 
 
 def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) -> Any:
@@ -54,27 +75,6 @@ def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) 
     if min(z, y, x) <= 0:
         raise SpecError(f"{flag} '{text}': all three must be above 0")
     return z, y, x
-
-
-def byte_count(text: str | None, flag: str) -> int | None:
-    """Return bytes from ``"50GB"``, or ``None``.
-
-    Raises
-    ------
-    SpecError
-        If the text is something else; names the flag.
-
-    Examples
-    --------
-    >>> byte_count("1.5 TB", "--cache-size")
-    1500000000000
-    """
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip(), re.IGNORECASE)
-    if found is None:
-        raise SpecError(f"{flag} '{text}': expected a number of bytes, e.g. {flag} 50GB")
-    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
 def fields(pairs: list[str], flag: str) -> dict[str, Any]:

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Dataset, Level, Scene, Sequence, Spacing, Time, numbers
+from aequorea.cli.options import (
+    Axes,
+    Channel,
+    Dataset,
+    Level,
+    Memory,
+    Scene,
+    Sequence,
+    Spacing,
+    Time,
+    numbers,
+    planning,
+    show_plan,
+)
 
 
 def command(app: typer.Typer) -> None:
@@ -16,6 +29,7 @@ def command(app: typer.Typer) -> None:
 
     @app.command()
     def predict(
+        context: typer.Context,
         model: Annotated[Path, typer.Argument(help="Model file.")],
         source: Annotated[
             Path, typer.Argument(metavar="IN", help="Image, or a folder of images with --each.")
@@ -54,6 +68,7 @@ def command(app: typer.Typer) -> None:
         scheduler: Annotated[
             str | None, typer.Option(help="Address of a running Dask cluster that does the work.")
         ] = None,
+        memory: Memory = None,
         level: Level = None,
         time: Time = None,
         scene: Scene = None,
@@ -64,12 +79,14 @@ def command(app: typer.Typer) -> None:
     ) -> None:
         """Predict a volume of any size into an OME-Zarr; run again to take up an interrupted run."""
         from aequorea.crew import parse_part
+        from aequorea.engine.memory import as_bytes
         from aequorea.errors import AequoreaError, DataError, SpecError
         from aequorea.volume import Volume
         from aequorea.workflows.open import open as open_volume
         from aequorea.workflows.open import open_many
         from aequorea.workflows.predict import PredictSpec, predict
 
+        most = as_bytes(memory)
         words = {
             "region": region,
             "halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int),
@@ -91,6 +108,13 @@ def command(app: typer.Typer) -> None:
         }
         if not each:
             volume = open_volume(source, many="sequence" if sequence else None, **told)
+        if planning(context):
+            from aequorea.workflows.plan import plan_predict
+
+            if each or preview:
+                raise SpecError("plan looks at one image: leave out --each and --preview")
+            show_plan(plan_predict(model, volume, out, spec, mask=over, memory=most))
+            return
         if preview:
             from aequorea.model import load
             from aequorea.workflows.preview import preview as show
@@ -149,6 +173,7 @@ def command(app: typer.Typer) -> None:
                     mask=over,
                     overwrite=overwrite,
                     part=parse_part(part) if part else (1, 1),
+                    memory=most,
                 )
             except AequoreaError as error:
                 if not each:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aequorea.cli.options import byte_count, numbers, set_fields
+from aequorea.cli.options import Memory, numbers, planning, set_fields, show_plan
 
 
 def command(app: typer.Typer) -> None:
@@ -15,6 +15,7 @@ def command(app: typer.Typer) -> None:
 
     @app.command()
     def pretrain(
+        context: typer.Context,
         data: Annotated[
             list[Path], typer.Argument(help="Images, or folders that are searched for them; no labels.")
         ],
@@ -60,8 +61,10 @@ def command(app: typer.Typer) -> None:
             list[str] | None,
             typer.Option("--set", help="A field of objective, backbone or train: objective.unit=16"),
         ] = None,
+        memory: Memory = None,
     ) -> None:
         """Learn from volumes without labels; run again to take up an interrupted run."""
+        from aequorea.engine.memory import as_bytes
         from aequorea.engine.processes import together
         from aequorea.workflows.dataset import dataset
         from aequorea.workflows.pretrain import PretrainSpec, pretrain
@@ -90,18 +93,28 @@ def command(app: typer.Typer) -> None:
         )
         volumes = find_volumes(data, sequence)
         kept = [path for path, _ in find_volumes(held, sequence)] if held else []
+        words: dict[str, Any] = {
+            "groups": [group for _, group in volumes],
+            "held": kept,
+            "probe": dataset(probe) if probe else (),
+            "many": "sequence" if sequence else None,
+            "memory": as_bytes(memory),
+        }
+        images = [path for path, _ in volumes]
+        if planning(context):
+            from aequorea.workflows.plan import plan_pretrain
+
+            show_plan(plan_pretrain(images, out, spec, **words))
+            return
         with together() as first:
             done = pretrain(
-                [path for path, _ in volumes],
+                images,
                 out,
                 spec,
-                groups=[group for _, group in volumes],
-                held=kept,
-                probe=dataset(probe) if probe else (),
-                many="sequence" if sequence else None,
                 cache=cache,
-                cache_size=byte_count(cache_size, "--cache-size"),
+                cache_size=as_bytes(cache_size, "--cache-size"),
                 say=print if first else lambda line: None,
+                **words,
             )
         if first:
             print(f"body:  {done.path}, report: {done.path.with_name('report.html')}")

@@ -25,6 +25,7 @@ from zarr.storage import LocalStore, MemoryStore
 from aequorea.crew import Crew
 from aequorea.engine import ome_metadata
 from aequorea.engine.durable import Journal, explained, file_digest, remove_file, write_file
+from aequorea.engine.memory import workers
 from aequorea.errors import DataError
 from aequorea.progress import Progress
 from aequorea.results import Result
@@ -159,9 +160,12 @@ class ZarrLayer:
             raise ValueError(f"layer '{self.spec.name}': {len(left)} shards are not written")
         self._wait(0)
         total = sum(r.voxels for level in range(1, len(self._sizes)) for r in self._mine(level))
+        itemsize = np.dtype(self.spec.dtype).itemsize
         with (
             Progress(f"pyramid of {self.spec.name}", total, "voxel") as bar,
-            ThreadPoolExecutor(THREADS) as pool,
+            ThreadPoolExecutor(
+                workers(THREADS, 4 * len(self.spec.channels) * math.prod(self.block) * itemsize)
+            ) as pool,
         ):
             for level in range(1, len(self._sizes)):
                 regions = self._mine(level)

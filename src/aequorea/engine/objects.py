@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from aequorea.crew import Crew
 from aequorea.engine.block_store import BlockStore
+from aequorea.engine.memory import require, workers
 from aequorea.errors import DataError
 from aequorea.progress import track
 from aequorea.results import Layer, Table
@@ -58,6 +59,8 @@ SHARE = 0.6
 """Of the machine's memory that they may take."""
 THREADS = min(2, os.cpu_count() or 1)
 """Shards worked on at a time; each holds a block."""
+SHARD_BYTES, NODE_BYTES, EDGE_BYTES = 30, 80, 60
+"""Bytes in memory for each voxel of a shard that is worked on, and each basin and edge of the join."""
 GRAPH = (
     "end", "height", "leaves", "voxels", "a", "b", "saddle", "place", "shell", "shell_id", "shell_height",
 )  # fmt: skip
@@ -145,7 +148,8 @@ class ObjectFinder:
             raise DataError(f"{image.name}: {image.size} voxels where the objects lie on {self.dense.size}")
         shards = list(self.dense.region.split(self.shard))
         crew, total = layer.crew, len(shards)
-        with ThreadPoolExecutor(THREADS) as pool:
+        threads = workers(THREADS, SHARD_BYTES * math.prod(self.shard))
+        with ThreadPoolExecutor(threads) as pool:
             mine = crew.mine(self._not_found(shards), total)
             for _ in track(
                 pool.map(self.find, [shards[i] for i in mine]), "find objects", len(mine), "shard"
@@ -160,7 +164,7 @@ class ObjectFinder:
         def write(i: int) -> None:
             self.write(i, shards[i], number, base, layer if i in unwritten else None, image)
 
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(threads) as pool:
             mine = crew.mine(self._not_written(layer, total), total)
             for _ in track(pool.map(write, mine), "write objects", len(mine), "shard"):
                 pass
@@ -254,12 +258,14 @@ class ObjectFinder:
             heights.append(graph["height"])
             voxels.append(graph["voxels"])
         end, height, size = np.concatenate(ends), np.concatenate(heights), np.concatenate(voxels)
+        require(NODE_BYTES * len(end), "joining objects across blocks does not fit")
         link = np.arange(len(end))
         edges, held, most = [], 0, most_pairs()
         for i in range(len(self.blocks)):
             link[base[i] : base[i + 1]] = self._entered(i, base)
             edges.append(self._edges(i, base))
             held += len(edges[-1])
+            require(EDGE_BYTES * held, "joining objects across blocks does not fit")
             if held > most:
                 raise DataError(
                     f"{self.dense.name}: over {most:,} pairs of touching basins, more than memory holds: the height "

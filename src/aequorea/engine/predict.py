@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from aequorea.engine.inference import Precision, Runner, computing_dtype, default_device
-from aequorea.engine.memory import give_back_memory
-from aequorea.engine.tiles import Tiling, choose_core, worst_tile
+from aequorea.engine.memory import fits, give_back_memory
+from aequorea.engine.tiles import Tiling, choose_core, parts_of, worst_tile
 from aequorea.errors import DataError
 from aequorea.layers.network import Network
 from aequorea.progress import Progress
@@ -32,6 +32,8 @@ TILE_BYTES, MOST_TILE_BYTES = 1_100_000_000, 3_450_000_000
 256³ and 376³ voxels of the tiny U-Net in bfloat16, 208³ and 304³ in float32."""
 WASTE = 2.0
 """Voxels computed per voxel kept above which a halo is called wide."""
+PASS_BYTES = 220_000_000
+"""Bytes that a pass over something small takes beside its voxels: what convolutions work in."""
 STORED_AT_ONCE = 1 << 18
 """Voxels whose output is turned at once into what is stored."""
 
@@ -169,17 +171,23 @@ def predict_dense(
 
 def usual_tile(tiling: Tiling, precision: Precision = "auto") -> int:
     """Return how many voxels of the body's grid to compute at once, by what a voxel weighs and how wide the halo is."""
-    layout = tiling.network.backbone.layout(tiling.body_spacing)
-    dtype = computing_dtype(tiling.network, precision, default_device())
-    # Image and output are float32 and weigh something too, where the finest level is coarse.
-    voxel_bytes = layout.held * max(16.0, layout.channels[0] * dtype.itemsize / math.prod(layout.strides[0]))
     budget, where = 0, (tiling.domain.size, tiling.grid, tiling.halo)
     for tile_bytes in (TILE_BYTES, MOST_TILE_BYTES):
-        budget = int(tile_bytes / voxel_bytes)
+        budget = int(tile_bytes / voxel_bytes(tiling, precision))
         computed, kept = worst_tile(choose_core(*where, budget), *where)
         if computed <= WASTE * kept:
             break
     return budget
+
+
+def voxel_bytes(tiling: Tiling, precision: Precision = "auto") -> float:
+    """Return the memory that the network takes for each voxel of the body's grid that is computed at once."""
+    layout = tiling.network.backbone.layout(tiling.body_spacing)
+    dtype = computing_dtype(tiling.network, precision, default_device())
+    # Image and output are float32 and weigh something too, where the finest level is coarse.
+    held: float = layout.held
+    finest: float = layout.channels[0] * dtype.itemsize / math.prod(layout.strides[0])
+    return held * max(16.0, finest)
 
 
 def check_size(tiling: Tiling, image: Volume) -> None:
@@ -246,7 +254,7 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
     -------
     dict
         ``halo`` (voxels z, y, x) and the ``mean`` and ``largest`` difference in the stored units; empty where
-        the network sees the whole image.
+        the network sees the whole image, or where the memory that the process may hold does not suffice.
     """
     spacing = image.spacing or spacing
     domain = Tiling.of(network, image.size, spacing).domain.size
@@ -261,6 +269,9 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
         n if d == 1 else (c + 2 * a) * s for n, d, c, a, s in zip(image.size, domain, core, around, step)
     ]
     at = [max(0, (n - w) // 2) // s * s for n, w, s in zip(image.size, wanted, step)]
+    sight = Tiling.of(network, (wanted[0], wanted[1], wanted[2]), spacing)
+    if not fits(PASS_BYTES + math.prod(wanted) * (8 * image.shape[0] + voxel_bytes(sight, "float32"))):
+        return {}
     middle = Region.at(at, wanted).clip(image.region)
     lacking = [(0, 0), *((0, w - n) for w, n in zip(wanted, middle.size))]
     whole = np.pad(image.read(middle), lacking, mode="symmetric")
@@ -299,10 +310,7 @@ def _jobs(
     wanted: Callable[[Region], Array | bool] | None,
 ) -> Iterator[_Job]:
     for out, body in cores:
-        parts = [body]
-        if tiling.computed(body).voxels > budget:
-            size = choose_core(body.size, tiling.grid, tiling.halo, budget, step=1)
-            parts = [p.shift(body.start) for p in Region.whole(body.size).split(size)]
+        parts = parts_of(body, tiling, budget)
         skip = wanted is not None and not np.any(wanted(out))
         for part in parts:
             yield _Job(out, part, part is parts[-1], skip)

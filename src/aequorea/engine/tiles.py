@@ -100,6 +100,49 @@ class Tiling:
         return spacing
 
 
+def parts_of(core: Region, tiling: Tiling, budget: int) -> list[Region]:
+    """Return the tiles that a core is computed in: itself, or parts that compute at most ``budget`` voxels."""
+    if tiling.computed(core).voxels <= budget:
+        return [core]
+    size = choose_core(core.size, tiling.grid, tiling.halo, budget, step=1)
+    return [part.shift(core.start) for part in Region.whole(core.size).split(size)]
+
+
+def count_tiles(tiling: Tiling, covered: Region, core: Triple, budget: int) -> tuple[int, int]:
+    """Return how many tiles cover a region, and the voxels that are computed for them, borders and halos included.
+
+    Cores that lie alike are counted together, so that a volume without end takes no time.
+
+    Parameters
+    ----------
+    tiling
+        Network and geometry.
+    covered
+        Region of the body's grid.
+    core
+        Voxels (z, y, x) of a core; cores lie on a grid from the corner of ``covered``.
+    budget
+        Most voxels computed at once.
+    """
+    alike = []
+    for a, b, step, halo, grid, n in zip(
+        covered.start, covered.stop, core, tiling.halo, tiling.grid, tiling.domain.size
+    ):
+        far = halo + grid
+        kinds: dict[tuple[int, ...], list[int]] = {}
+        for start in range(a, b, step):
+            stop = min(start + step, b)
+            kind = (stop - start, min(start, far), min(n - stop, far), start % grid)
+            kinds.setdefault(kind, [start, stop, 0])[2] += 1
+        alike.append(list(kinds.values()))
+    tiles = computed = 0
+    for (za, zb, zn), (ya, yb, yn), (xa, xb, xn) in product(*alike):
+        parts = parts_of(Region((za, ya, xa), (zb, yb, xb)), tiling, budget)
+        tiles += zn * yn * xn * len(parts)
+        computed += zn * yn * xn * sum(tiling.computed(part).voxels for part in parts)
+    return tiles, computed
+
+
 def choose_core(
     domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = 32, most: int | None = None
 ) -> Triple:

@@ -12,11 +12,12 @@ import csv
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +29,10 @@ from torch import Tensor, nn
 from aequorea.engine import checkpoint
 from aequorea.engine.durable import sweep, write_file
 from aequorea.engine.inference import default_device, resolve_precision
+from aequorea.engine.memory import fits, give_back_memory, limited, require
+from aequorea.engine.spill import on_disk, weigh
 from aequorea.errors import AequoreaError
-from aequorea.progress import Progress
+from aequorea.progress import Progress, report
 from aequorea.specs import Spec
 from aequorea.volume import Array
 
@@ -41,6 +44,10 @@ LEVEL = 0.02
 """Scores on few labels are coarse: of states that differ by no more than this, the one trained longer is kept."""
 AHEAD = 4
 """Batches prepared in advance."""
+LIBRARIES = 80_000_000
+"""Bytes of what is loaded and prepared with the first step."""
+WORKING = 4
+"""Tensors of the largest size that a step holds beside those kept for its gradient."""
 
 
 class TrainSpec(Spec):
@@ -135,6 +142,11 @@ def train(
 
     Raises
     ------
+    SpecError
+        If a step does not fit under a cap (:func:`aequorea.engine.memory.capped`); says the smallest that works.
+        Where it would fit but for what its gradient needs, that is kept on disk (:mod:`aequorea.engine.spill`): a
+        batch is not cut into parts, since layers take statistics over it, and parts would be another recipe. On
+        disk no bit changes.
     Diverged
         If a loss is not finite; names the step. The last checkpoint stays.
     """
@@ -169,7 +181,9 @@ def train(
         if evaluate is None:
             return
         module.eval()
+        at = time.monotonic()
         scores = evaluate()
+        report("score", time.monotonic() - at)
         module.train()
         row.update(scores)
         value = scores.get(better)
@@ -188,21 +202,33 @@ def train(
 
     def keep(step: int) -> None:
         if rank == 0:
+            at = time.monotonic()
             tensors = {f"module.{k}": v for k, v in module.state_dict().items()}
             tensors.update(checkpoint.flatten_optimizer(optimizer))
             checkpoint.write(folder, step, tensors, {"run": state, "history": history})
             write_file(run / "metrics.csv", _csv(history).encode())
+            report("checkpoint", time.monotonic() - at)
 
+    spilled = False
+    if device.type == "cpu" and limited():
+        needed = step_bytes(module, losses, batch_of([sample(0)]), spec.batch // world, dtype)
+        require(needed.least, "a training step does not fit (fewer samples in it do: --set train.batch)")
+        spilled = not fits(needed.usual)
     module.train()
     if found is None:
         row: dict[str, float] = {"step": 0}
         score(0, row)
         history.append(row)
         keep(0)
+
     began = time.monotonic()
-    with Progress("train", spec.steps, "step") as bar:
+    with (
+        on_disk(run) if spilled else nullcontext(lambda: None) as forget,
+        Progress("train", spec.steps, "step") as bar,
+    ):
         bar.skip(start)
         for step, batch in _batches(sample, spec, start, rank, world):
+            at = time.monotonic()
             torch.manual_seed(_mix(spec.seed, step))
             on_device = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
             for group in optimizer.param_groups:
@@ -211,6 +237,7 @@ def train(
                 parts = losses(on_device)
             total = torch.stack(list(parts.values())).sum()
             torch.autograd.backward(total)
+            forget()
             values = torch.stack([t.detach().float() for t in parts.values()])
             if world > 1:
                 _average([p.grad for p in trainable if p.grad is not None], world)
@@ -230,6 +257,7 @@ def train(
             row = {"step": done, "loss": float(values.sum()), "seconds": round(time.monotonic() - began, 2)}
             if len(parts) > 1:
                 row.update({name: float(v) for name, v in zip(parts, values)})
+            report("step", time.monotonic() - at)
             last = done == spec.steps
             if last or done % spec.evaluate_every == 0:
                 score(done, row)
@@ -249,6 +277,53 @@ def train(
     return Outcome(state["first"], state["best"], int(state["best_step"]), history)
 
 
+class StepBytes(NamedTuple):
+    """What a step needs beside what is held already: usually, and with what its gradient needs on disk."""
+
+    usual: int
+    least: int
+
+
+def step_bytes(
+    module: nn.Module,
+    losses: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+    sample: dict[str, Tensor],
+    batch: int,
+    dtype: torch.dtype = torch.float32,
+) -> StepBytes:
+    """Return the memory that a step takes on a processor.
+
+    Parameters
+    ----------
+    module, losses
+        As for :func:`train`.
+    sample
+        A batch of one.
+    batch
+        Samples of a step.
+    dtype
+        That the step is computed in.
+    """
+
+    def forward() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            losses(dict(sample))
+
+    training = module.training
+    module.eval()  # statistics are not to learn from this
+    weight = weigh(forward)
+    module.train(training)
+    gradients = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
+    prepared = (AHEAD + 2) * batch * sum(_bytes(t) for t in sample.values())
+    least = LIBRARIES + 4 * gradients + prepared + WORKING * weight.largest * batch
+    give_back_memory()
+    return StepBytes(least + weight.kept * batch, least)
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
 def schedule(step: int, steps: int) -> float:
     """Return the share of the peak learning rate at a step: a linear rise, then half a cosine down to zero."""
     rise = max(1, round(WARMUP * steps))
@@ -263,8 +338,7 @@ def _batches(
     """Yield (step, this process's part of the batch), prepared ahead by a thread."""
 
     def prepare(step: int) -> dict[str, Tensor]:
-        samples = [sample(step * spec.batch + i) for i in range(rank, spec.batch, world)]
-        return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
+        return batch_of([sample(step * spec.batch + i) for i in range(rank, spec.batch, world)])
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = [pool.submit(prepare, step) for step in range(start, min(start + AHEAD, spec.steps))]
@@ -273,6 +347,11 @@ def _batches(
             if step + AHEAD < spec.steps:
                 ahead.append(pool.submit(prepare, step + AHEAD))
             yield step, batch
+
+
+def batch_of(samples: Sequence[dict[str, Array]]) -> dict[str, Tensor]:
+    """Return samples as one batch: tensors by name, the first axis of which counts samples."""
+    return {name: torch.from_numpy(np.stack([s[name] for s in samples])) for name in samples[0]}
 
 
 def _average(gradients: list[Tensor], world: int) -> None:

@@ -24,13 +24,16 @@ from torch import Tensor
 
 from aequorea.annotations import Annotation, LabelImage, Points, TargetImage
 from aequorea.engine.durable import write_file
-from aequorea.engine.predict import halo_error, normalised, predict_whole
-from aequorea.engine.probe import fit_head, linear_map, sample_features
+from aequorea.engine.inference import default_device, resolve_precision
+from aequorea.engine.memory import capped, foresee, limited, most_resident, require, resident
+from aequorea.engine.predict import PASS_BYTES, halo_error, normalised, predict_whole, voxel_bytes
+from aequorea.engine.probe import BLOCK, fit_head, linear_map, sample_features
 from aequorea.engine.sampler import Pair, Sampler
 from aequorea.engine.tiles import Tiling
-from aequorea.engine.train import Outcome, TrainSpec, process, train
+from aequorea.engine.train import Outcome, TrainSpec, process, step_bytes, train
 from aequorea.errors import DataError, SpecError
 from aequorea.layers.forest import ForestHead
+from aequorea.layers.network import Network
 from aequorea.model import Model, card_of, load, take_body
 from aequorea.registry import build, find
 from aequorea.results import MemoryOutput
@@ -45,6 +48,10 @@ AUTO = ("filters", "unet")
 PATCH_VOXELS = 40**3
 SCARCE = 50
 """Labelled voxels of a class below which training on them is warned of."""
+LOOKED_AT_BYTES = 150
+"""For each voxel of a held-out item while it is decoded and scored."""
+LATER = 150_000_000
+"""Bytes that a run gains after its beginning: weights of the optimizer, batches ahead, libraries."""
 EVALUATE_VOXELS = 128**3
 """Most voxels of one held-out item that an evaluation looks at."""
 
@@ -105,7 +112,12 @@ class Finetuned:
 
 
 def finetune(
-    data: str | Path | Sequence[Item], run: str | Path, spec: FinetuneSpec, **options: Any
+    data: str | Path | Sequence[Item],
+    run: str | Path,
+    spec: FinetuneSpec,
+    *,
+    memory: int | None = None,
+    **options: Any,
 ) -> Finetuned:
     """Train a model on annotated volumes, or take up a run that was interrupted.
 
@@ -117,6 +129,9 @@ def finetune(
         Run folder. A finished one is loaded and nothing is done.
     spec
         Recipe; must be that of the folder, if it holds one.
+    memory
+        Bytes of main memory that the process may hold. It changes no bit of the model; where it is little, the card
+        lacks ``halo_error``.
     **options
         Passed on to :func:`aequorea.workflows.dataset.dataset`.
 
@@ -124,8 +139,14 @@ def finetune(
     ------
     DataError
         If data and task do not fit, or the run folder belongs to another recipe.
+    SpecError
+        If ``memory`` is too little; says the smallest that works.
     """
-    run = Path(run)
+    with capped(memory):
+        return _finetune(data, Path(run), spec, **options)
+
+
+def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, **options: Any) -> Finetuned:
     task = build("tasks", spec.task)
     say: list[str] = []
     items = (
@@ -156,6 +177,8 @@ def finetune(
         if words is not None:
             build(kind, words)
     source = _Data.prepare(items, task, spec, say, start)
+    if limited():
+        _require_memory(source, candidates, spec, start)
     begin = partial(claim, run, spec, prints)
     fitted: list[tuple[Model, Outcome, dict[str, Any]]] = []
     for words in candidates:
@@ -299,17 +322,7 @@ def _fit(
     say: list[str],
     begin: Callable[[], None],
 ) -> tuple[Model, Outcome]:
-    torch.manual_seed(spec.train.seed)
-    name = words["name"]
-    if start is not None:
-        model = start
-    else:
-        fields = find("backbones", name).Spec.model_fields
-        body = {**words, "channels": source.channels} if "channels" in fields else words
-        forest = spec.head == "forest" and not find("backbones", name).trainable
-        model = Model.build(source.task, body, source.spacing, source.channels, forest)
-        if spec.start:
-            take_body(model.network.backbone, spec.start)
+    model = _built(source, words, spec, start)
     network = model.network
     adapter = build("adapters", spec.adapter) if spec.adapter else None
     if adapter is not None:
@@ -351,6 +364,62 @@ def _fit(
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     return model, outcome
+
+
+def _built(source: _Data, words: dict[str, Any], spec: FinetuneSpec, start: Model | None) -> Model:
+    """Return the model that a candidate's training begins with."""
+    torch.manual_seed(spec.train.seed)
+    if start is not None:
+        return start
+    name = words["name"]
+    fields = find("backbones", name).Spec.model_fields
+    body = {**words, "channels": source.channels} if "channels" in fields else words
+    forest = spec.head == "forest" and not find("backbones", name).trainable
+    model = Model.build(source.task, body, source.spacing, source.channels, forest)
+    if spec.start:
+        take_body(model.network.backbone, spec.start)
+    return model
+
+
+def _require_memory(
+    source: _Data, candidates: list[dict[str, Any]], spec: FinetuneSpec, start: Model | None
+) -> None:
+    """Raise :class:`SpecError` where a step of a candidate, or looking at what is held out, is over the cap."""
+    foresee(most_resident() - resident())
+    parts = [image.size for image, _ in held_out_parts(source.held)]
+    largest = max((Region.whole(size).voxels for size in parts), default=0)
+    foresee(LOOKED_AT_BYTES * largest)
+    for words in candidates:
+        model = _built(source, words, spec, start)
+        network, dtype = model.network, resolve_precision(spec.train.precision, torch.device("cpu"))
+        tilings = [
+            Tiling.of(network, item.image.size, item.image.spacing or source.spacing, "full")
+            for item in (*source.train, *source.held)
+        ]
+        voxels = max((Region.whole(size).voxels for size in parts), default=0)
+        if not find("backbones", words["name"]).trainable:  # its head is fitted block by block
+            blocks = (t.computed(Region.at((0, 0, 0), BLOCK).clip(t.domain)).voxels for t in tilings)
+            voxels = max(voxels, *blocks)
+        foresee(LATER + PASS_BYTES + voxels * (voxel_bytes(tilings[0], "float32") + 16))
+        if default_device().type == "cpu" and network.backbone.trainable:
+            patch = spec.patch or patch_size([t.domain.size for t in tilings], tilings[0].grid)
+            image = torch.zeros(1, source.channels, *tilings[0].reads(Region.whole(patch)).size)
+            answer = network.eval()(image, network.body_spacing(source.spacing))
+            known = torch.zeros(
+                1, source.task.target(source.train[0].annotation, source.spacing).shape[0], *answer.shape[2:]
+            )
+
+            def losses(
+                batch: dict[str, Tensor], network: Network = network, known: Tensor = known
+            ) -> dict[str, Tensor]:
+                out = network(batch["image"], network.body_spacing(source.spacing))
+                return {"loss": source.task.loss(out.float(), known)}
+
+            sample = {"image": image, "target": known}
+            foresee(
+                step_bytes(network, losses, sample, spec.train.batch // process()[1], dtype).least + LATER
+            )
+    require(0, "neither preparing nor training may take more")
 
 
 def patch_size(sizes: Sequence[Triple], grid: Triple) -> Triple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aequorea.engine.blocks import Source, cut
+from aequorea.progress import report as stage_ended
 from aequorea.report import pictures
 from aequorea.report.curves import Line
 from aequorea.report.page import Curve, Picture, Section, Table, Text, page
@@ -53,13 +55,14 @@ def judged(
         return []
     rows = []
     for source, known in zip(sources, facts):
-        total: dict[str, float] = {}
+        at, total = time.monotonic(), dict[str, float]()
         for i in range(CROPS):
             batch = _one(objective, source, known[n], i, body)
             with torch.inference_mode():
                 for name, value in residuals(body, batch, source.image.spacing).items():
                     total[name] = total.get(name, 0.0) + float(value.sum())
         mean = total.pop("visible mean")
+        stage_ended("judge", time.monotonic() - at)
         rows.append({"volume": Path(source.image.name).name, **{k: 1 - v / mean for k, v in total.items()}})
     return rows
 

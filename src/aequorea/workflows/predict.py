@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -18,9 +18,12 @@ from aequorea import __version__
 from aequorea.crew import AllDone, TakeOver
 from aequorea.engine.counting import measure_together
 from aequorea.engine.durable import file_digest, write_json
+from aequorea.engine.fit_tiles import Tiles, check_tiles, choose_tiles
 from aequorea.engine.inference import Precision
-from aequorea.engine.predict import Timing, check_size, normalised, predict_dense, usual_tile
-from aequorea.engine.tiles import Tiling, choose_core
+from aequorea.engine.layer import OURS
+from aequorea.engine.memory import capped
+from aequorea.engine.predict import Timing, check_size, normalised, predict_dense
+from aequorea.engine.tiles import Tiling
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import AequoreaError, DataError
 from aequorea.model import Model, load, model_file
@@ -33,8 +36,6 @@ from aequorea.workflows.explain import explain
 from aequorea.workflows.open import open as open_volume
 
 CHUNK: Triple = (64, 64, 64)
-SHARD = 5 * 2**20
-"""Most voxels of a shard: it is decoded at once, which in thin volumes would take more memory than the network."""
 MOST_MEASURED = 2**40
 """Voxels above which a region's intensity range stands for the volume's, which would take days to read."""
 COUNTED = 10**13
@@ -109,6 +110,8 @@ def predict(
     overwrite: bool = False,
     part: tuple[int, int] = (1, 1),
     say: Callable[[str], None] = print,
+    memory: int | None = None,
+    tiles: Tiles | None = None,
 ) -> Predicted:
     """Predict a volume into an OME-Zarr, or take up a prediction that was interrupted.
 
@@ -133,12 +136,36 @@ def predict(
         same, and each returns when the whole result is there.
     say
         Receives lines for the user.
+    memory
+        Bytes of main memory that the process may hold; tiles, shards and threads follow from it. An interrupted
+        prediction is taken up with the tiles that it was begun with.
+    tiles
+        In place of those that :func:`layout_of` chooses.
 
     Raises
     ------
     DataError
         If image, mask and model do not fit each other, or ``out`` holds something else.
+    SpecError
+        If ``memory`` is too little; says the smallest that works.
     """
+    with capped(memory):
+        return _predict(model, source, out, spec, mask, intensity, overwrite, part, say, memory, tiles)
+
+
+def _predict(
+    model: Model | str | Path,
+    source: Any,
+    out: str | Path,
+    spec: PredictSpec | None,
+    mask: Volume | None,
+    intensity: Intensity | None,
+    overwrite: bool,
+    part: tuple[int, int],
+    say: Callable[[str], None],
+    memory: int | None,
+    tiles: Tiles | None,
+) -> Predicted:
     spec = spec or PredictSpec()
     named, print_of_model = model, "in memory"
     if Path(out).suffix.lower() in OTHERS:
@@ -150,11 +177,9 @@ def predict(
     _check_fit(model, volume, mask)
     if Path(volume.name).exists() and Path(out).resolve() in (p := Path(volume.name).resolve(), *p.parents):
         raise DataError(f"{out}: holds the image itself: write the result to another place")
-    region = Region.parse(spec.region, volume.size) if spec.region else volume.region
-    size = working_size(model, volume, spec)
-    tiling = Tiling.of(model.network, size, _spacing_at(volume, size) or model.spacing, spec.halo)
+    laid = layout_of(model, volume, spec)
+    region, size, tiling, work = laid
     check_size(tiling, volume)
-    work = body_region(region, volume.size, tiling)
     items = model.task.over == "items"
     if items and spec.region:
         raise DataError(
@@ -163,15 +188,6 @@ def predict(
     if items and part[1] > 1:
         raise DataError("--part: this model answers for whole files; give each part other files")
     _check_room(volume, work, len(model.task.dense_channels), np.dtype(model.task.dense_dtype), Path(out))
-    budget = (
-        tiling.domain.voxels
-        if items
-        else tile_budget(tiling, spec.tile or usual_tile(tiling, spec.precision))
-    )
-    core = (
-        tiling.domain.size if items else choose_core(work.size, tiling.grid, tiling.halo, budget, most=SHARD)
-    )
-    shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     recipe = [
         print_of_model,
         volume.fingerprint,
@@ -180,6 +196,14 @@ def predict(
         json.dumps(intensity.plain()) if intensity else "",
     ]
     identity = hashlib.sha256("\n".join(recipe).encode()).hexdigest()
+    begun = Path(out) / OURS / "tiles.json"
+    if tiles is None and begun.exists() and not overwrite:
+        kept = json.loads(begun.read_text())
+        tiles = Tiles((*kept["core"],), kept["budget"]) if kept["identity"] == identity else None
+        if tiles is not None and memory is not None:
+            check_tiles(tiles, tiling, stored_bytes(model), memory, spec.precision)
+    core, budget = tiles = tiles or laid.tiles(model, spec, memory)
+    shard = model.network.head.output_grid(Region.at((0, 0, 0), core), None)[0].size
     output = ZarrOutput(
         out,
         identity=identity,
@@ -190,6 +214,8 @@ def predict(
         facts={"version": __version__, "model": print_of_model, "image": volume.name},
         part=part,
     )
+    if not begun.exists():
+        write_json(begun, {"identity": identity, **tiles._asdict()})
     lines: list[str] = []
 
     def tell(line: str) -> None:
@@ -299,6 +325,48 @@ def _dense(
     return layer.finish()
 
 
+class Laid(NamedTuple):
+    """Where a prediction lies.
+
+    Attributes
+    ----------
+    region
+        Of the image.
+    size
+        Voxels (z, y, x) at which the network sees the image.
+    tiling
+        Network and geometry.
+    work
+        The region on the body's grid.
+    """
+
+    region: Region
+    size: Triple
+    tiling: Tiling
+    work: Region
+
+    def tiles(self, model: Model, spec: PredictSpec, memory: int | None = None) -> Tiles:
+        """Return the tiles that it is computed in; see :func:`aequorea.engine.fit_tiles.choose_tiles`."""
+        whole = model.task.over == "items"
+        return choose_tiles(
+            self.tiling, self.work.size, stored_bytes(model), spec.tile, memory, spec.precision, whole
+        )
+
+
+def layout_of(model: Model, volume: Volume, spec: PredictSpec) -> Laid:
+    """Return where the prediction of a volume lies."""
+    region = Region.parse(spec.region, volume.size) if spec.region else volume.region
+    size = working_size(model, volume, spec)
+    tiling = Tiling.of(model.network, size, _spacing_at(volume, size) or model.spacing, spec.halo)
+    return Laid(region, size, tiling, body_region(region, volume.size, tiling))
+
+
+def stored_bytes(model: Model) -> int:
+    """Return the bytes of a voxel of the stored output."""
+    channels: int = len(model.task.dense_channels)
+    return channels * int(np.dtype(model.task.dense_dtype).itemsize)
+
+
 def working_size(model: Model, volume: Volume, spec: PredictSpec) -> Triple:
     """Return the voxels (z, y, x) at which the network sees a volume: its own, or what matches the model."""
     if spec.scale is not None:
@@ -340,12 +408,6 @@ def body_region(region: Region, size: Triple, tiling: Tiling) -> Region:
     high = [-(-b * m // n) + margin for b, n, m in zip(region.stop, size, domain)]
     grown = Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
     return grown.clip(tiling.domain)
-
-
-def tile_budget(tiling: Tiling, voxels: int) -> int:
-    """Return the most voxels of the body's grid of one tile, so that neither they nor what they read are more."""
-    read = tiling.reads(tiling.domain).voxels
-    return max(1, voxels * tiling.domain.voxels // max(read, tiling.domain.voxels))
 
 
 def _check_room(volume: Volume, work: Region, channels: int, dtype: np.dtype[Any], out: Path) -> None:

@@ -12,11 +12,12 @@ import copy
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ from torch import Tensor, nn
 
 from aequorea.engine.blocks import SIDE, BlockSampler, Source, cut
 from aequorea.engine.durable import write_file
+from aequorea.engine.memory import capped, foresee, limited
 from aequorea.engine.train import TrainSpec, process, train
 from aequorea.layers.norm import settle
 from aequorea.model import card_of, save_body
+from aequorea.progress import report as stage_ended
 from aequorea.progress import track
 from aequorea.registry import build
 from aequorea.signal.intensity import Intensity, measure, normalise, sampled
@@ -41,7 +44,9 @@ from aequorea.workflows.index import Index, Stamp, stamp_of
 from aequorea.workflows.judged import judged, report, told
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
-from aequorea.workflows.stroke_probe import permuted, simulated_item, stroke_probe
+from aequorea.workflows.stroke_probe import permuted, probe_bytes, simulated_item, stroke_probe
+
+T = TypeVar("T")
 
 PATCH: Triple = (64, 64, 64)
 THIN: Triple = (16, 96, 96)
@@ -51,6 +56,8 @@ SMALL: Triple = (32, 32, 32)
 """Of volumes for bodies that compute what is hidden too: many small patches teach these more than a few large ones."""
 COUNTED = 64**3 * 1024
 """Larger volumes are normalised by sampled places."""
+AFTERWARDS = 250_000_000
+"""Bytes that a run has gained when its features are tried: weights of the optimizer, open blocks, libraries."""
 SETTLING = 16
 """Batches on which normalisations learn the statistics of what nothing is hidden of."""
 JUDGED = 64
@@ -129,6 +136,7 @@ def pretrain(
     cache: str | Path | None = None,
     cache_size: int | None = None,
     say: Callable[[str], None] = print,
+    memory: int | None = None,
 ) -> Pretrained:
     """Train a body on volumes without labels, or take up a run that was interrupted.
 
@@ -157,13 +165,31 @@ def pretrain(
         Bytes that it may take; default: 100 GB, or half of the free disk where that is less.
     say
         Receives lines for the user.
+    memory
+        Bytes of main memory that the process may hold; it changes no bit of the body.
 
     Raises
     ------
     DataError, SpecError
-        If images or recipe are wrong, or the run folder belongs to another recipe.
+        If images or recipe are wrong, the run folder belongs to another recipe, or ``memory`` is too little: then
+        with the smallest that works.
     """
-    run = Path(run)
+    with capped(memory):
+        return _pretrain(data, Path(run), spec, groups, held, probe, many, cache, cache_size, say)
+
+
+def _pretrain(
+    data: Sequence[Any],
+    run: Path,
+    spec: PretrainSpec,
+    groups: Sequence[str] | None,
+    held: Sequence[Any],
+    probe: Sequence[Item],
+    many: Literal["sequence"] | None,
+    cache: str | Path | None,
+    cache_size: int | None,
+    say: Callable[[str], None],
+) -> Pretrained:
     path = run / "body.safetensors"
     index = Index(run / "index.jsonl", many)
     listed = [str(one) if isinstance(one, (str, Path)) else _opened(one) for one in [*data, *held]]
@@ -181,7 +207,7 @@ def pretrain(
     body = build("backbones", spec.backbone)
     objectives = [(build("objectives", one.objective), one) for one in spec.objectives]
     if not judges and spec.held_out:
-        images, names, judges = _parted(images, names, spec)
+        images, names, judges = parted(images, names, spec)
     claim(run, spec, prints)
     found = Found(run)
     cut_of = functools.cache(partial(_cut_of, body, spec.patch))
@@ -227,9 +253,13 @@ def pretrain(
     module = nn.ModuleDict({"body": body, "objectives": nn.ModuleList(owned)}).eval()
     with torch.no_grad():  # gives lazy modules their size
         losses({name: torch.from_numpy(np.asarray(array))[None] for name, array in sample(0).items()})
+    judged_on = list(probe) or [simulated_item()]
+    if limited():
+        bank = build("backbones", {"name": "filters"})
+        foresee(AFTERWARDS + probe_bytes({"body": body, "filters": bank}, judged_on))
     outcome = train(run, module, losses, sample, spec.train, after_step=after_step)
     judging = range(len(sources), len(everyone))
-    told_of = [facts(number) for number in track(judging, "survey", len(judging), "volume")]
+    told_of = [facts(number) for number in track(judging, "held-out volumes", len(judging), "volume")]
     control = permuted(body, spec.train.seed)
     rows = [
         {**row, "permuted": other["network"]}
@@ -249,7 +279,7 @@ def pretrain(
         for one in probing.values():
             _settle(one, [(sources[n].image.spacing, patch) for n, patch in patches])
     probing["filters"] = build("backbones", {"name": "filters"})
-    probed = stroke_probe(probing, probe or [simulated_item()])
+    probed = stroke_probe(probing, judged_on)
     card = {
         "spacing": _plain(reference_spacing(images)),
         "objectives": [words.plain() for _, words in objectives],
@@ -304,10 +334,8 @@ def _plain(spacing: Spacing | None) -> list[float] | None:
     return list(spacing) if spacing else None
 
 
-def _parted(
-    images: list[Volume], names: list[str], spec: PretrainSpec
-) -> tuple[list[Volume], list[str], list[Volume]]:
-    """Keep whole specimens to judge by, where there are several."""
+def parted(images: list[T], names: list[str], spec: PretrainSpec) -> tuple[list[T], list[str], list[T]]:
+    """Return images, their specimens, and images to judge by: whole specimens, where there are several."""
     specimens = sorted(set(names))
     count = round(spec.held_out * len(specimens))
     if not count:
@@ -339,12 +367,15 @@ def _normalised(image: Volume, found: Found) -> Volume:
     return replace(image, reader=reader, dtype=np.dtype(np.float32), levels=())
 
 
-def _range(image: Volume, found: Found) -> dict[str, Any]:
+def _range(image: Volume, kept: Found) -> dict[str, Any]:
     def look() -> dict[str, Any]:
+        at = time.monotonic()
         small = image.region.voxels <= COUNTED
-        return (measure(image, progress=False) if small else sampled(image)).plain()
+        found = measure(image, progress=False) if small else sampled(image)
+        stage_ended("range", time.monotonic() - at)
+        return found.plain()
 
-    known: dict[str, Any] = found.get(f"range of {image.fingerprint} {image.name}", look)
+    known: dict[str, Any] = kept.get(f"range of {image.fingerprint} {image.name}", look)
     return known
 
 
@@ -389,8 +420,11 @@ def _surveyed(
         return [None] * len(surveys)
 
     def look() -> list[Any]:
+        at = time.monotonic()
         patches, rng = partial(cut, source), np.random.default_rng([seed, number])
-        return [survey and survey(patches, body, source.image.spacing, rng) for survey in surveys]
+        seen = [survey and survey(patches, body, source.image.spacing, rng) for survey in surveys]
+        stage_ended("survey", time.monotonic() - at)
+        return seen
 
     known: list[Any] = found.get(f"survey {number} for {recipe}", look)
     return known

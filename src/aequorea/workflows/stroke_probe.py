@@ -9,6 +9,7 @@ with its weights permuted: it has their statistics and nothing that was learnt.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,8 @@ from aequorea.workflows.dataset import Item
 
 PART = (32, 160, 160)
 """Most voxels (z, y, x) of a volume that are looked at: its middle."""
+PLANES = 8
+"""Planes that the fitted head looks at at a time."""
 SETS = 3
 """Sets of strokes that are averaged."""
 
@@ -80,8 +83,20 @@ def stroke_probe(bodies: Mapping[str, Any], items: Sequence[Item]) -> list[dict[
             row[name] = float(
                 np.mean([stroke_dice(level, truth, strokes(truth, seed)) for seed in range(SETS)])
             )
+            del level  # before the next one is made
         rows.append(row)
     return rows
+
+
+def probe_bytes(bodies: Mapping[str, Any], items: Sequence[Item]) -> int:
+    """Return the memory that :func:`stroke_probe` takes at its peak: features of one body, and what makes them."""
+    most = 0
+    for item in items:
+        voxels = math.prod(min(n, m) for n, m in zip(item.image.size, PART))
+        for body in bodies.values():
+            channels = body.layout(item.image.spacing).channels
+            most = max(most, 4 * voxels * (sum(channels) + 3 * max(channels) + 8))
+    return most
 
 
 def stroke_dice(level: Tensor, truth: NDArray[np.int8], painted: NDArray[np.bool_]) -> float:
@@ -93,7 +108,8 @@ def stroke_dice(level: Tensor, truth: NDArray[np.int8], painted: NDArray[np.bool
     rest = (truth >= 0) & ~painted
     size = (truth.shape[0], truth.shape[1], truth.shape[2])
     with torch.no_grad():
-        found = (head([level], size)[0, 0].numpy() > 0)[rest]
+        planes = [head([part], (part.shape[2], *size[1:]))[0, 0] for part in torch.split(level, PLANES, 2)]
+        found = (torch.cat(planes).numpy() > 0)[rest]
     wanted = truth[rest] == 1
     return float(2 * (found & wanted).sum() / max(1, found.sum() + wanted.sum()))
 
@@ -117,4 +133,10 @@ def _features(body: Any, block: Tensor, image: Volume) -> Tensor:
     """Return all levels of a body's pyramid at every voxel, axes 1 F Z Y X."""
     tensor = next(body.parameters(), block)
     levels, size = Network(PlainStem(), body.eval(), None).levels(block.to(tensor.device), image.spacing)
-    return torch.cat([trilinear(level.float().cpu(), size) for level in levels], 1).clone()
+    out = torch.empty(1, sum(level.shape[1] for level in levels), *size)
+    at = 0
+    while levels:  # one at a time: at full resolution each weighs more than all others did
+        level = levels.pop(0)
+        out[:, at : at + level.shape[1]] = trilinear(level.float().cpu(), size)
+        at += level.shape[1]
+    return out
