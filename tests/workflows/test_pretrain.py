@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from aequorea.cli import _app
+from aequorea.engine import checkpoint
 from aequorea.engine.train import TrainSpec
 from aequorea.errors import DataError
 from aequorea.signal.specimens import touching_nuclei
@@ -44,13 +46,13 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     def stopped(*words: object, after_step: object = None, **rest: object) -> object:
         def stop(step: int) -> None:
             if step == 3:
-                raise KeyboardInterrupt
+                raise StopIteration("as a kill would")
 
         return train(*words, after_step=stop, **rest)
 
     train = module.train
     monkeypatch.setattr(module, "train", stopped)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StopIteration):
         pretrain(data, tmp_path / "b", recipe, say=lambda line: None)
     monkeypatch.setattr(module, "train", train)
     again = pretrain(data, tmp_path / "b", recipe, say=lambda line: None)
@@ -147,23 +149,41 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         CliRunner().invoke(_app(), [*run, "--set", "body.size=small"], catch_exceptions=False)
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
-    """Under torchrun with Gloo; each process reads its own blocks."""
+def test_any_number_of_processes_gives_the_losses_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun with Gloo, each process reading its own blocks; also where one process began and two went on."""
     for n, volume in enumerate(volumes(2)):
         tifffile.imwrite(tmp_path / f"fish_{n}.tif", volume.read()[0], metadata={"axes": "ZYX"})
-    losses = []
-    for world in (1, 2):
-        words = f"pretrain {tmp_path} -o {tmp_path / str(world)} --steps 3 --batch 4"
-        words += " --patch 8,32,32 --learning-rate 0.0005 --set train.precision=float32"
+
+    def words(run: str) -> list[str]:
+        more = "--steps 3 --batch 4 --patch 8,32,32 --learning-rate 0.0005"
+        fields = "--set train.precision=float32 --set train.checkpoint_every=1"
+        return f"pretrain {tmp_path} -o {tmp_path / run} {more} {fields}".split()
+
+    def losses(run: str, world: int) -> list[float]:
         start = f"-m torch.distributed.run --nproc-per-node {world} --master-port {29641 + world} -m aequorea"
         subprocess.run(
-            [sys.executable, *start.split(), *words.split()],
+            [sys.executable, *start.split(), *words(run)],
             check=True,
             capture_output=True,
             timeout=240,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        with (tmp_path / str(world) / "metrics.csv").open() as file:
-            losses.append([float(row["loss"]) for row in csv.DictReader(file) if row["loss"]])
-    assert len(losses[0]) == 3
-    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+        with (tmp_path / run / "metrics.csv").open() as file:
+            return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
+
+    real = checkpoint.write
+
+    def write(folder: Path, step: int, *more: Any) -> None:
+        real(folder, step, *more)
+        if step == 2:
+            raise StopIteration("as a kill would")
+
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):
+        patch.setattr(checkpoint, "write", write)
+        CliRunner().invoke(_app(), words("both"), catch_exceptions=False)
+    one, two, both = losses("one", 1), losses("two", 2), losses("both", 2)
+    assert len(one) == 3
+    np.testing.assert_allclose(one, two, rtol=1e-5)
+    np.testing.assert_allclose(one, both, rtol=1e-5)
