@@ -30,6 +30,8 @@ GAIN = 0.1
 """Of the head: what it says at first is little beside the fill."""
 STEADY = 1e-4
 """Added to the variance of the visible voxels: patches without signal are not blown up."""
+MEAN, SPREAD = 0.15, 0.15
+"""Of the voxels of a normalised volume, usually: what a body is shown has about these, as what it will be used on."""
 NA, WAVELENGTH = (0.1, 0.6), (0.45, 0.7)
 """Numerical apertures and wavelengths (µm) of the microscopes that are imitated."""
 PHOTONS = (20.0, 500.0)
@@ -96,6 +98,10 @@ class MAE(nn.Module):
         One channel of the patch, at random, in standard deviations of its visible voxels from their mean: dim patches
         teach as much as bright ones. The facts are those of :meth:`survey`; with ``unchanged`` among them the patch
         is not seen through another microscope.
+
+        The body is shown this at the brightness and contrast of a usual volume (:data:`MEAN`). Shown it as it is, it
+        learnt as well and transferred badly: under strokes Dice .63 in the mean of three volumes, where the same body
+        reached .71 on images moved to what it had been shown.
         """
         assert patch is not None and facts is not None, "masked reconstruction needs volumes"
         target = np.array(patch[int(rng.integers(len(patch)))], np.float32)
@@ -154,10 +160,11 @@ class MAE(nn.Module):
 
     def _answer(self, backbone: nn.Module, batch: dict[str, Tensor], spacing: Spacing | None) -> Tensor:
         image = batch["image"]
+        shown = MEAN + SPREAD * image
         if hasattr(backbone, "mask_unit"):
-            levels = backbone(image, spacing, ORIGIN, batch["hidden"])
+            levels = backbone(shown, spacing, ORIGIN, batch["hidden"])
         else:
-            levels = backbone(image, spacing)
+            levels = backbone(shown, spacing)
         size = image.shape[2:]
         residual: Tensor = self.head(levels[0].movedim(1, -1)).movedim(-1, 1)
         return image + GAIN * residual[..., : size[0], : size[1], : size[2]].float()
