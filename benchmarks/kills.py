@@ -36,13 +36,17 @@ import tifffile
 import torch
 
 import material
+from aequorea.annotations import LabelImage
 from aequorea.engine import checkpoint, durable, inference, layer, objects, train, writer
 from aequorea.model import Model
 from aequorea.objectives.mae import MAE as objective
+from aequorea.signal.specimens import touching_nuclei
+from aequorea.volume import from_array
 from aequorea.workflows import cache, index
 from aequorea.workflows import finetune as learn
 from aequorea.workflows import predict as apply
 from aequorea.workflows import pretrain as prepare
+from aequorea.workflows.dataset import Item
 from aequorea.workflows.open import open as open_volume
 
 KILLS, QUICK_KILLS = 60, 3
@@ -305,6 +309,10 @@ def main() -> None:
         run(lambda: material.store_volume(folder / "in.ome.zarr", SIZE), log)
         run(lambda: material.blob_finder("instances").save(folder / "model.safetensors"), log)
 
+        small = touching_nuclei((8, 64, 64), (2.0, 0.5, 0.5), 5)
+        painted = LabelImage(from_array(small.labels, small.spacing))
+        probe = [Item("small", from_array(small.image, small.spacing), painted, "small")]
+
         def finetune(place: Path) -> None:
             done = learn.finetune(folder / "data", place, spec, spacing=material.SPACING)
             print("\n".join(done.lines))
@@ -315,7 +323,7 @@ def main() -> None:
         def pretrain(place: Path) -> None:
             images = [folder / "data" / "images" / f"s{i}.npy" for i in range(3)]
             named = [open_volume(path, spacing=material.SPACING) for path in images]
-            prepare.pretrain([*named, *slow], place, objectives)
+            prepare.pretrain([*named, *slow], place, objectives, probe=probe)
 
         if "finetune" in verbs:
             kills("finetune", finetune, folder, number, watch)

@@ -76,11 +76,23 @@ def test_residuals_are_those_of_the_definition() -> None:
         found = objective.residuals(body, batch, None)
     hidden = made["voxels"]
     seen = made["target"][~hidden]
-    scale = float(seen.var()) + 1e-4
-    expected = float(np.square(made["target"][hidden] - seen.mean()).sum()) / scale
+    assert float(seen.mean()) == pytest.approx(0, abs=1e-5) and float(seen.var()) == pytest.approx(
+        1, rel=1e-2
+    )
+    expected = float(np.square(made["target"][hidden] - seen.mean()).sum())
     assert float(found["visible mean"]) == pytest.approx(expected, rel=1e-4)
-    expected = float(np.square(made["target"][hidden] - made["image"][hidden]).sum()) / scale
+    expected = float(np.square(made["target"][hidden] - made["image"][hidden]).sum())
     assert float(found["Gaussian fill"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_brightness_and_contrast_of_a_patch_do_not_matter() -> None:
+    """Dim patches teach as much as bright ones."""
+    patch = np.random.default_rng(0).random((1, 16, 32, 32), np.float32)
+    objective, body = MAE(MAESpec(optics=0)), UNet(UNetSpec(levels=2)).eval()
+    facts = survey(objective, body, patch)
+    one, other = (objective.prepare(p, np.random.default_rng(1), facts) for p in (patch, 0.5 * patch + 2))
+    for name in ("target", "image"):
+        np.testing.assert_allclose(one[name], other[name], atol=5e-3)
 
 
 def test_it_learns_what_a_fill_cannot() -> None:
