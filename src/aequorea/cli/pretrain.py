@@ -24,7 +24,7 @@ def command(app: typer.Typer) -> None:
         objective: Annotated[str, typer.Option(help="What is learnt: mae.")] = "mae",
         steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
         batch: Annotated[int, typer.Option(help="Patches of a step.")] = 8,
-        learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+        learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
         seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
         patch: Annotated[
             str | None,

@@ -53,7 +53,7 @@ class MAESpec(Spec):
 
     unit: Literal[8, 16] = 8
     hidden: float = Field(default=0.65, ge=0.5, le=0.9)
-    optics: float = Field(default=0.2, ge=0, le=1)
+    optics: float = Field(default=0.1, ge=0, le=1)
 
 
 class MAE(nn.Module):

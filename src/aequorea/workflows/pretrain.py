@@ -103,7 +103,7 @@ class PretrainSpec(Spec):
         default=(WeightedObjective(objective={"name": "mae"}),), min_length=1
     )
     backbone: dict[str, Any] = Field(default={"name": "hiera"})
-    train: TrainSpec = TrainSpec(steps=1000, batch=8, learning_rate=1e-3, checkpoint_every=50)
+    train: TrainSpec = TrainSpec(steps=1000, batch=8, learning_rate=2e-3, checkpoint_every=50)
     patch: Triple | None = None
     held_out: float = Field(default=0.15, ge=0, lt=1)
 
