@@ -157,7 +157,8 @@ def test_any_number_of_processes_gives_the_losses_of_one(
         tifffile.imwrite(tmp_path / f"fish_{n}.tif", volume.read()[0], metadata={"axes": "ZYX"})
 
     def words(run: str) -> list[str]:
-        more = "--steps 3 --batch 4 --patch 8,32,32 --learning-rate 0.0005"
+        # Small steps: AdamW makes large ones of gradients that are rounding and no more, and those differ.
+        more = "--steps 3 --batch 4 --patch 8,32,32 --learning-rate 0.0001"
         fields = "--set train.precision=float32 --set train.checkpoint_every=1"
         return f"pretrain {tmp_path} -o {tmp_path / run} {more} {fields}".split()
 
