@@ -33,6 +33,7 @@ from aequorea.engine.writer import ZarrOutput
 from aequorea.signal.intensity import measure
 from aequorea.volume import Volume
 from aequorea.workflows.open import open as open_volume
+from several import dask_cluster, equal
 
 SIZE, QUICK_SIZE = (64, 512, 512), (32, 128, 256)
 TILE, QUICK_TILE = 2_000_000, 400_000
@@ -65,41 +66,6 @@ def first_written(store: Path, part: int) -> None:
         time.sleep(0.02)
 
 
-def equal(one: Path, other: Path) -> bool:
-    """Whether two stores hold the same voxels and rows."""
-    a, b = zarr.open_group(one, mode="r"), zarr.open_group(other, mode="r")
-    names = [name for name, node in a.members(max_depth=None) if isinstance(node, zarr.Array)]
-    table = Path("tables") / "objects.csv"
-    same = all(np.array_equal(a[name][...], b[name][...]) for name in names)
-    return same and (one / table).read_bytes() == (other / table).read_bytes()
-
-
-@contextmanager
-def dask_cluster(folder: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """Yield the address of a cluster of two processes, and these."""
-    from distributed import Client
-
-    (folder / "patience.py").write_text(PATIENCE)
-    port = 20_000 + os.getpid() % 20_000
-    address = f"tcp://127.0.0.1:{port}"
-
-    def run(*words: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", *words, "--no-dashboard"]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    scheduler = run("distributed.cli.dask_scheduler", "--port", str(port), "--host", "127.0.0.1")
-    worker = ("distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny")
-    workers = [run(*worker, "--preload", str(folder / "patience.py")) for _ in range(2)]
-    try:
-        with Client(address, timeout="60s") as client:
-            client.wait_for_workers(2, timeout=60)
-        yield address, workers
-    finally:
-        for process in (*workers, scheduler):
-            process.kill()
-            process.wait()
-
-
 def parts(folder: Path, words: list[str]) -> bool:
     """Predict in every way; whether all stores are those of one process."""
     alone, two, three, dask = (folder / f"{name}.ome.zarr" for name in ("alone", "two", "three", "dask"))
@@ -117,7 +83,7 @@ def parts(folder: Path, words: list[str]) -> bool:
     first_written(three, 2)
     children[1].kill()
     good = ended(children)
-    with dask_cluster(folder) as (address, workers):
+    with dask_cluster(folder, PATIENCE) as (address, workers):
         client = start([*words[:2], str(dask), *words[2:], "--scheduler", address])
         first_written(dask, 2)
         workers[0].kill()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from aequorea.signal.intensity import measure
 from aequorea.volume import from_array
 from aequorea.workflows.predict import PredictSpec, predict
 from quick import SPACING, model_file, nuclei
+from several import dask_cluster, equal
 
 SPEC = PredictSpec(precision="float32", tile=40_000)
 QUICK = """
@@ -123,18 +123,6 @@ def start(*words: str) -> subprocess.Popen[bytes]:
     )
 
 
-def same(one: Path, other: Path) -> bool:
-    """Whether two stores have the same arrays and tables."""
-    a, b = zarr.open_group(one, mode="r"), zarr.open_group(other, mode="r")
-    names = [name for name, node in a.members(max_depth=None) if isinstance(node, zarr.Array)]
-    tables = sorted(path.name for path in (one / "tables").glob("*.csv"))
-    return (
-        len(names) > 3
-        and all(np.array_equal(a[name][...], b[name][...]) for name in names)
-        and all((one / "tables" / n).read_bytes() == (other / "tables" / n).read_bytes() for n in tables)
-    )
-
-
 def test_three_parts_of_which_one_is_killed_write_what_one_process_writes(
     alone: tuple[Path, Path], image: Path, tmp_path: Path
 ) -> None:
@@ -149,7 +137,7 @@ def test_three_parts_of_which_one_is_killed_write_what_one_process_writes(
     os.kill(children[1].pid, signal.SIGKILL)
     said = [child.communicate(timeout=120)[0].decode() for child in children]
     assert [child.returncode for child in children] == [0, -9, 0], said
-    assert same(wanted, out)
+    assert equal(wanted, out)
     left = sorted(path.name for path in (out / ".aequorea").iterdir())
     assert left == ["journal", "state.json", "tiles.json", "zarr.json"]
 
@@ -160,7 +148,7 @@ def test_parts_may_run_one_after_another(image: Path, tmp_path: Path) -> None:
     assert call(*command(model, image, wanted)) == 0
     for part in ("2/3", "1/3"):
         assert call(*command(model, image, out, "--part", part)) == 0
-    assert same(wanted, out)
+    assert equal(wanted, out)
     with pytest.raises(DataError, match="--overwrite would delete"):
         predict(model, from_array(np.load(image), SPACING), out, SPEC, part=(1, 2), overwrite=True)
 
@@ -185,43 +173,8 @@ def test_the_intensity_range_is_counted_together(tmp_path: Path) -> None:
 def cluster(tmp_path: Path) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
     """Yield the address of a Dask cluster and its two workers, which are processes of this machine."""
     pytest.importorskip("distributed")
-    from distributed import Client
-
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def run(*words: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", *words],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    port = 20_000 + os.getpid() % 20_000
-    address = f"tcp://127.0.0.1:{port}"
-    scheduler = run(
-        "distributed.cli.dask_scheduler", "--port", str(port), "--no-dashboard", "--host", "127.0.0.1"
-    )
-    (tmp_path / "quick.py").write_text(QUICK)
-    quick = ("--preload", str(tmp_path / "quick.py"))
-    worker = (
-        "distributed.cli.dask_worker",
-        address,
-        "--nthreads",
-        "1",
-        "--no-dashboard",
-        "--no-nanny",
-        *quick,
-    )
-    workers = [run(*worker), run(*worker)]
-    try:
-        with Client(address, timeout="60s") as client:
-            client.wait_for_workers(2, timeout=60)
-        yield address, workers
-    finally:
-        for process in (*workers, scheduler):
-            process.kill()
-            process.wait()
+    with dask_cluster(tmp_path, QUICK) as found:
+        yield found
 
 
 def test_a_dask_cluster_that_loses_a_worker_writes_what_one_process_writes(
@@ -250,7 +203,7 @@ def test_a_dask_cluster_that_loses_a_worker_writes_what_one_process_writes(
     code = call(*command(model, image, out, "--scheduler", address))
     killer.join()
     assert code == 0 and "2 workers" in capsys.readouterr().out and workers[0].poll() is not None
-    assert same(wanted, out)
+    assert equal(wanted, out)
 
 
 def test_a_cluster_that_is_not_there_is_named(image: Path, tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ class Crew:
         return False
 
     def wait(self, left: Left, total: int, stage: str) -> None:
-        """Return when nothing is left of a stage that the others share in.
+        """Return when nothing is left of a stage that the others share in; at once where there are none.
 
         Parameters
         ----------
@@ -142,6 +142,8 @@ class Crew:
         TakeOver
             If something is left that this process should do.
         """
+        if self.alone:
+            return
         with Progress(f"the others: {stage}", total) as bar:
             while True:
                 began = time.monotonic()

@@ -21,6 +21,7 @@ from aequorea.workflows import index as module
 from aequorea.workflows import pretrain as verb
 from aequorea.workflows.found import Found
 from aequorea.workflows.index import Handles, Index
+from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
 from aequorea.workflows.unlabelled import find_volumes
 
@@ -94,7 +95,7 @@ def test_nothing_is_opened_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     again.update(paths)
     image = again.volume(paths[0])
     assert seen == paths
-    real = verb.open_volume(paths[0])
+    real = open_volume(paths[0])
     assert np.array_equal(image.read(), real.read()) and seen == [*paths, paths[0]]
     assert image.fingerprint == real.fingerprint and image.chunks == real.chunks
     assert (image.shape, image.dtype, image.spacing) == (real.shape, real.dtype, real.spacing)
@@ -135,7 +136,7 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     told: list[str] = []
     pretrain(paths, tmp_path / "b", SPEC, say=told.append)
     assert any("R²" in line for line in told)
-    arrays = [verb.open_volume(path) for path in paths]
+    arrays = [open_volume(path) for path in paths]
     pretrain(arrays, tmp_path / "c", SPEC, say=quiet)
     three = load_file(tmp_path / "c" / "body.safetensors")
     assert all(torch.equal(tensor, three[key]) for key, tensor in one.items())

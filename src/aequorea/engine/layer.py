@@ -111,8 +111,7 @@ class ZarrLayer:
 
     def left(self, level: int = 0) -> list[int]:
         """Return the numbers of the shards of a level that nobody has written."""
-        if not self.crew.alone:
-            self._learn()
+        self._learn()
         return list(self._pending(level))
 
     def write(self, region: Region, block: Array) -> None:
@@ -230,8 +229,7 @@ class ZarrLayer:
 
     def _mine(self, level: int) -> list[Region]:
         """Return the shards of a level that this process is to write now."""
-        if not self.crew.alone:
-            self._learn()
+        self._learn()
         pending = self._pending(level)
         return [pending[number] for number in self.crew.mine(list(pending), self._count(level))]
 
@@ -240,16 +238,17 @@ class ZarrLayer:
 
     def _wait(self, level: int) -> None:
         """Return when a level is whole."""
-        if not self.crew.alone:
-            stage = f"{self.spec.name}, level {level}"
-            self.crew.wait(partial(self.left, level), self._count(level), stage)
+        stage = f"{self.spec.name}, level {level}"
+        self.crew.wait(partial(self.left, level), self._count(level), stage)
 
     def _journal_files(self) -> list[Path]:
         name = self.spec.name
         return [*self._journals.glob(f"{name}.jsonl"), *self._journals.glob(f"{name}.part*.jsonl")]
 
     def _learn(self) -> None:
-        """Read what other processes have written."""
+        """Read what other processes have written, if there are any."""
+        if self.crew.alone:
+            return
         for file in self._journal_files():
             size = file.stat().st_size
             if file == self._journal.path or size == self._read.get(file):

@@ -155,8 +155,7 @@ class ObjectFinder:
                 pool.map(self.find, [shards[i] for i in mine]), "find objects", len(mine), "shard"
             ):
                 pass
-        if not crew.alone:
-            crew.wait(lambda: self._not_found(shards), total, "find objects")
+        crew.wait(lambda: self._not_found(shards), total, "find objects")
         number, base = self._joined(crew)
         self.count = int(number.max(initial=0))
         unwritten = set(layer.left())
@@ -168,8 +167,7 @@ class ObjectFinder:
             mine = crew.mine(self._not_written(layer, total), total)
             for _ in track(pool.map(write, mine), "write objects", len(mine), "shard"):
                 pass
-        if not crew.alone:
-            crew.wait(lambda: self._not_written(layer, total), total, "write objects")
+        crew.wait(lambda: self._not_written(layer, total), total, "write objects")
 
     def table(self, image: Volume | None = None) -> Table:
         """Return the table of the objects that :meth:`run` wrote, with the intensities of the same image."""

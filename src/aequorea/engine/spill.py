@@ -51,7 +51,7 @@ def on_disk(folder: Path) -> Iterator[Callable[[], None]]:
         def pack(tensor: Tensor) -> Tensor | _Place:
             nonlocal end
             learnt = tensor.is_leaf and tensor.requires_grad
-            if learnt or _bytes(tensor) < SMALLEST or tensor.device.type != "cpu":
+            if learnt or tensor.nbytes < SMALLEST or tensor.device.type != "cpu":
                 return tensor
             stride = tensor.stride()
             span = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, stride))
@@ -90,8 +90,8 @@ def weigh(forward: Callable[[], object]) -> Weight:
     def pack(tensor: Tensor) -> int:
         nonlocal kept, largest
         if not (tensor.is_leaf and tensor.requires_grad):
-            kept += _bytes(tensor)
-            largest = max(largest, _bytes(tensor))
+            kept += tensor.nbytes
+            largest = max(largest, tensor.nbytes)
         return 0
 
     def unpack(token: int) -> Tensor:
@@ -100,7 +100,3 @@ def weigh(forward: Callable[[], object]) -> Weight:
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         forward()
     return Weight(kept, largest)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -313,15 +313,11 @@ def step_bytes(
     module.eval()  # statistics are not to learn from this
     weight = weigh(forward)
     module.train(training)
-    gradients = sum(_bytes(p) for p in module.parameters() if p.requires_grad)
-    prepared = (AHEAD + 2) * batch * sum(_bytes(t) for t in sample.values())
+    gradients = sum(p.nbytes for p in module.parameters() if p.requires_grad)
+    prepared = (AHEAD + 2) * batch * sum(t.nbytes for t in sample.values())
     least = LIBRARIES + 4 * gradients + prepared + WORKING * weight.largest * batch
     give_back_memory()
     return StepBytes(least + weight.kept * batch, least)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def schedule(step: int, steps: int) -> float:

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from aequorea.engine.durable import digest, explained, make_folder, write_file
+from aequorea.engine.durable import bytes_in, digest, explained, make_folder, write_file
 from aequorea.engine.layer import OURS, ZarrLayer
 from aequorea.engine.processes import first_alone
 from aequorea.engine.writer import ZarrOutput
@@ -370,11 +370,6 @@ def _write(layer: ZarrLayer, region: Region, shards: list[Region], source: Volum
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(read, region.split((step, *source.size[1:]))))
         list(pool.map(write, shards))
-
-
-def bytes_in(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
-    return sum(Path(place, name).stat().st_size for place, _, names in os.walk(folder) for name in names)
 
 
 def _bytes(count: float) -> str:

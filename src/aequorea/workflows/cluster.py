@@ -75,7 +75,9 @@ def predict_on(
         lines = client.gather(jobs)
     for line in dict.fromkeys(line for found in lines for line in found):
         say(line)
-    return predict(model, _opened(source, opening or {}), out, spec, mask=_mask(mask), say=lambda line: None)
+    return predict(
+        model, open_volume(source, **(opening or {})), out, spec, mask=_mask(mask), say=lambda line: None
+    )
 
 
 def _part(
@@ -91,7 +93,7 @@ def _part(
     lines: list[str] = []
     predict(
         model,
-        _opened(source, opening),
+        open_volume(source, **opening),
         out,
         PredictSpec.parse(spec),
         mask=_mask(mask),
@@ -99,10 +101,6 @@ def _part(
         say=lines.append,
     )
     return [line for line in lines if "nothing to do" not in line]
-
-
-def _opened(source: str | Path, opening: dict[str, Any]) -> Volume:
-    return open_volume(source, **opening)
 
 
 def _mask(path: str | Path | None) -> Volume | None:

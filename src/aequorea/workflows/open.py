@@ -93,6 +93,11 @@ def open(
     return _from_array(source, options)
 
 
+def opened(source: Any) -> Volume:
+    """Return a volume as it is, and whatever else :func:`open` takes opened."""
+    return source if isinstance(source, Volume) else open(source)
+
+
 def open_many(
     path: str | Path, *, failed: Callable[[AequoreaError], None] | None = None, **options: Any
 ) -> Iterator[tuple[str, Volume]]:

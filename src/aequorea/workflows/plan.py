@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from aequorea.engine.blocks import PER_BLOCK
+from aequorea.engine.durable import bytes_in
 from aequorea.engine.layer import OURS
 from aequorea.engine.memory import capped, forget_most, most_resident, size_text
 from aequorea.engine.tiles import count_tiles
@@ -31,7 +32,7 @@ from aequorea.progress import clock, listening, quantity
 from aequorea.signal.intensity import measure, sampled
 from aequorea.volume import Region, Triple, Volume
 from aequorea.workflows.finetune import FinetuneSpec, finetune
-from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.open import opened
 from aequorea.workflows.predict import COUNTED, MOST_MEASURED, PredictSpec, layout_of, predict
 from aequorea.workflows.pretrain import JUDGED, PretrainSpec, parted, pretrain
 
@@ -141,7 +142,7 @@ def plan_predict(
             tiles=tiles,
         )
         spent = trial.end()
-        on_disk, scratch = _size_of(done.path, skip=OURS), trial.most_scratch
+        on_disk, scratch = bytes_in(done.path, skip=OURS), trial.most_scratch
     share = laid.region.voxels / region.voxels
     number, computed = count_tiles(laid.tiling, laid.work, *tiles)
     timing = done.timing
@@ -192,7 +193,7 @@ def plan_finetune(
         trial.begin()
         done = finetune(data, trial.folder / "run", _short(spec, spec.train), memory=memory, **options)
         spent = trial.end()
-        on_disk, again = _size_of(trial.folder), (trial.folder / "run" / "all").exists()
+        on_disk, again = bytes_in(trial.folder), (trial.folder / "run" / "all").exists()
     trained = len(trial.stages.get("step", [])) / min(STEPS, spec.train.steps)
     auto = len(done.scores) > 1
     if auto and again and trained == 1:  # that the network is better is seen after more steps
@@ -234,8 +235,8 @@ def plan_pretrain(
     images, judges = list(data), list(held)
     if not judges and spec.held_out:
         images, names, judges = parted(images, names, spec)
-    chosen = [_opened(one) for one in _spread(images, VOLUMES)]
-    shown = [_opened(one) for one in _spread(judges, JUDGES)]
+    chosen = [opened(one) for one in _spread(images, VOLUMES)]
+    shown = [opened(one) for one in _spread(judges, JUDGES)]
     with _trial(Path(run)) as trial:
         trial.begin()
         some = _short(spec, spec.train).model_copy(update={"held_out": 0.0})
@@ -249,7 +250,7 @@ def plan_pretrain(
             **options,
         )
         spent = trial.end()
-        on_disk = _size_of(trial.folder)
+        on_disk = bytes_in(trial.folder)
     seconds, _ = _trained(trial, spent, spec.train, 1)
     tried, every = len(chosen) + len(shown), len(images) + len(judges)
     blocks = math.ceil(spec.train.steps / PER_BLOCK) * spec.train.batch
@@ -306,9 +307,9 @@ class _Trial:
         """Take note of a stage, and of what lies on the disk at its end."""
         self.stages.setdefault(stage, []).append((seconds, amount))
         if stage != "step":
-            self.most = max(self.most, _size_of(self.folder))
+            self.most = max(self.most, bytes_in(self.folder))
             for ours in self.folder.glob(f"*/{OURS}"):
-                self.most_scratch = max(self.most_scratch, _size_of(ours))
+                self.most_scratch = max(self.most_scratch, bytes_in(ours))
 
     def end(self) -> float:
         """Stop the clocks; returns seconds."""
@@ -389,20 +390,6 @@ def _spread(things: Sequence[Any], most: int) -> list[Any]:
     if len(things) <= most:
         return list(things)
     return [things[round(i)] for i in np.linspace(0, len(things) - 1, most)]
-
-
-def _opened(source: Any) -> Volume:
-    return source if isinstance(source, Volume) else open_volume(source)
-
-
-def _size_of(folder: Path, skip: str = "") -> int:
-    total = 0
-    for path, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name != skip]
-        for name in files:
-            with suppress(OSError):
-                total += (Path(path) / name).stat().st_size
-    return total
 
 
 def _disk_text(count: float) -> str:

@@ -33,7 +33,7 @@ from aequorea.signal.resample import matched_size, placed, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 from aequorea.workflows.explain import explain
-from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.open import opened
 
 CHUNK: Triple = (64, 64, 64)
 MOST_MEASURED = 2**40
@@ -173,7 +173,7 @@ def _predict(
     if not isinstance(model, Model):
         path = model_file(model)
         model, print_of_model = load(path), file_digest(path)
-    volume = source if isinstance(source, Volume) else open_volume(source)
+    volume = opened(source)
     _check_fit(model, volume, mask)
     if Path(volume.name).exists() and Path(out).resolve() in (p := Path(volume.name).resolve(), *p.parents):
         raise DataError(f"{out}: holds the image itself: write the result to another place")

@@ -42,7 +42,7 @@ from aequorea.workflows.finetune import reference_spacing
 from aequorea.workflows.found import Found
 from aequorea.workflows.index import Index, Stamp, stamp_of
 from aequorea.workflows.judged import judged, report, told
-from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.open import opened
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 from aequorea.workflows.stroke_probe import permuted, probe_bytes, simulated_item, stroke_probe
 
@@ -192,7 +192,7 @@ def _pretrain(
 ) -> Pretrained:
     path = run / "body.safetensors"
     index = Index(run / "index.jsonl", many)
-    listed = [str(one) if isinstance(one, (str, Path)) else _opened(one) for one in [*data, *held]]
+    listed = [str(one) if isinstance(one, (str, Path)) else opened(one) for one in [*data, *held]]
     check_claim(run, spec, _prints(listed))  # before anything is opened: other names, another recipe
     index.update([path for path in listed if isinstance(path, str)])
     volumes = [index.volume(one) if isinstance(one, str) else one for one in listed]
@@ -324,10 +324,6 @@ def _prints(listed: Sequence[str | Volume]) -> dict[str, str]:
     """Return the fingerprint of each image by its number and name; nothing where it is not opened yet."""
     pairs = [(one, "") if isinstance(one, str) else (one.name, one.fingerprint) for one in listed]
     return {f"{number} {name}": print_ for number, (name, print_) in enumerate(pairs)}
-
-
-def _opened(source: Any) -> Volume:
-    return source if isinstance(source, Volume) else open_volume(source)
 
 
 def _plain(spacing: Spacing | None) -> list[float] | None:
