@@ -168,8 +168,8 @@ class TilewiseDecode(Own):
 class Shifted(Own):
     def head(self, layout: Layout) -> nn.Module:
         class Short(DenseHead):
-            def forward(self, levels: list[Tensor], size: Any) -> Tensor:
-                return super().forward(levels, size)[..., 1:]
+            def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+                return super().forward(levels, x)[..., 1:]
 
         return Short(layout.channels[0], layout.strides[0], self.outputs)
 

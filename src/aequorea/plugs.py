@@ -81,12 +81,13 @@ class Backbone(Protocol):
 
 
 class Head(Protocol):
-    """Dense channels from the pyramid: an ``nn.Module`` with ``forward(levels, size) -> output_BKZYX``.
+    """Dense channels from the pyramid: an ``nn.Module`` with ``forward(levels, x) -> output_BKZYX``.
 
-    ``size`` is the body region's size; the output covers ``output_grid`` of that region.
+    ``x_BCZYX`` is what the stem gave the body, to whose region the output belongs (it covers ``output_grid`` of it):
+    its size says where coarser levels are to be cropped, and a restoration is what is to be added to it.
     """
 
-    def __call__(self, levels: list[Tensor], size: Triple) -> Tensor:
+    def __call__(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return the output channels."""
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:

@@ -35,7 +35,7 @@ def test_logits_of_two_classes_and_of_more(data):
     for outputs, truth in ((1, classes > 0), (3, classes)):
         head = ForestHead(outputs)
         head.fit(torch.from_numpy(features), torch.from_numpy(truth.astype(np.int64)), trees=15)
-        out = head([level], (6, 10, 9))
+        out = head([level], torch.empty(1, 1, 6, 10, 9))
         assert out.shape == (1, outputs, 6, 10, 9)
         known = torch.sigmoid(out) if outputs == 1 else torch.softmax(out, 1)
         wanted = head.probabilities(torch.from_numpy(features))[:, 1 if outputs == 1 else 0]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aequorea.errors import AequoreaError, DataError
-from aequorea.volume import Region, Spacing, Triple
+from aequorea.volume import Region, Spacing
 
 TREES = 100
 DEPTH = 16
@@ -127,14 +127,15 @@ class ForestHead(nn.Module):
             parts.append(total / len(self.feature))
         return torch.cat(parts).float()
 
-    def forward(self, levels: list[Tensor], size: Triple) -> Tensor:
-        """Return logits_BKZYX of ``size`` voxels from the pyramid, finest level first."""
+    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        """Return logits_BKZYX of as many voxels as x_BCZYX from the pyramid, finest level first."""
         level = levels[0]
         rows = level.movedim(1, -1).reshape(-1, level.shape[1])
         known = self.probabilities(rows).clamp(SMALLEST, 1 - SMALLEST)
         logits = (known[:, 1:2] / known[:, 0:1] if self.outputs == 1 else known).log()
         dense = logits.view(level.shape[0], *level.shape[2:], self.outputs).movedim(-1, 1)
-        return dense[..., : size[0], : size[1], : size[2]].to(level.dtype)
+        z, y, width = x.shape[2:]
+        return dense[..., :z, :y, :width].to(level.dtype)
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region itself: the output lies on the body's grid."""

@@ -27,12 +27,13 @@ class DenseHead(nn.Module):
         self.stride = stride
         self.conv = Pointwise(channels, outputs)
 
-    def forward(self, levels: list[Tensor], size: Triple) -> Tensor:
-        """Return output_BKZYX of ``size`` voxels from the pyramid, finest level first."""
+    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        """Return output_BKZYX of as many voxels as x_BCZYX from the pyramid, finest level first."""
         out: Tensor = self.conv(levels[0])
         if self.stride != (1, 1, 1):
             out = F.interpolate(out, scale_factor=[float(s) for s in self.stride], mode="trilinear")
-        return out[..., : size[0], : size[1], : size[2]]
+        z, y, width = x.shape[2:]
+        return out[..., :z, :y, :width]
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region itself: the output lies on the body's grid."""

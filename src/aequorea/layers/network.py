@@ -33,26 +33,25 @@ class Network(nn.Module):
 
     def levels(
         self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN
-    ) -> tuple[list[Tensor], tuple[int, int, int]]:
-        """Return the body's pyramid (finest first) of image_BCZYX and the size of its grid, of that spacing."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the body's pyramid (finest first) of image_BCZYX and what the stem made of it, x_BCZYX."""
         x: Tensor = self.stem(image)
         if x.shape[1] == x.shape[2] == 1:
             # One channel of one plane marked as channels-last comes out of a 3³ convolution in bfloat16 wrong
             # (PyTorch 2.13 on processors); .contiguous() would not see the difference.
             x = x.clone(memory_format=torch.contiguous_format)
-        size = (x.shape[2], x.shape[3], x.shape[4])
         if self.backbone.ndim == 3:
-            return self.backbone(x, spacing, origin), size
+            return self.backbone(x, spacing, origin), x
         batch, planes = x.shape[0], x.shape[2]
         flat = x.transpose(1, 2).reshape(batch * planes, x.shape[1], 1, *x.shape[3:])
         levels = self.backbone(flat, spacing, origin)
-        return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], size
+        return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], x
 
     def forward(self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> Tensor:
         """Return output_BKZYX for image_BCZYX.
 
         Spacing (z, y, x in µm, or None) is that of the body's grid; origin, where what is given begins on it.
         """
-        levels, size = self.levels(image, spacing, origin)
-        out: Tensor = self.head(levels, size)
+        levels, x = self.levels(image, spacing, origin)
+        out: Tensor = self.head(levels, x)
         return out

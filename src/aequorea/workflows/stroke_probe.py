@@ -106,9 +106,8 @@ def stroke_dice(level: Tensor, truth: NDArray[np.int8], painted: NDArray[np.bool
     head = DenseHead(features.shape[1], (1, 1, 1), 1)
     fit_head(head, features, target, Semantic(SemanticSpec(classes=2)).loss)
     rest = (truth >= 0) & ~painted
-    size = (truth.shape[0], truth.shape[1], truth.shape[2])
     with torch.no_grad():
-        planes = [head([part], (part.shape[2], *size[1:]))[0, 0] for part in torch.split(level, PLANES, 2)]
+        planes = [head([part], part)[0, 0] for part in torch.split(level, PLANES, 2)]
         found = (torch.cat(planes).numpy() > 0)[rest]
     wanted = truth[rest] == 1
     return float(2 * (found & wanted).sum() / max(1, found.sum() + wanted.sum()))
@@ -132,7 +131,8 @@ def _part(item: Item) -> tuple[Volume, NDArray[np.int8]]:
 def _features(body: Any, block: Tensor, image: Volume) -> Tensor:
     """Return all levels of a body's pyramid at every voxel, axes 1 F Z Y X."""
     tensor = next(body.parameters(), block)
-    levels, size = Network(PlainStem(), body.eval(), None).levels(block.to(tensor.device), image.spacing)
+    levels, x = Network(PlainStem(), body.eval(), None).levels(block.to(tensor.device), image.spacing)
+    size = x.shape[2:]
     out = torch.empty(1, sum(level.shape[1] for level in levels), *size)
     at = 0
     while levels:  # one at a time: at full resolution each weighs more than all others did

@@ -24,7 +24,7 @@ class Pooled(nn.Module):
         super().__init__()
         self.conv = nn.Conv3d(channels, 1, 1)
 
-    def forward(self, levels, size):
+    def forward(self, levels, x):
         return self.conv(levels[0].mean((2, 3, 4), keepdim=True))
 
     def output_grid(self, region, spacing):

@@ -31,7 +31,7 @@ class Planes(nn.Module):
         super().__init__()
         self.conv = nn.Conv3d(channels, DEPTH, 1)
 
-    def forward(self, levels, size):
+    def forward(self, levels, x):
         return self.conv(levels[0]).transpose(1, 2)
 
     def output_grid(self, region, spacing):

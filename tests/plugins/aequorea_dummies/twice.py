@@ -14,7 +14,7 @@ class Finer(nn.Module):
         super().__init__()
         self.conv = nn.Conv3d(channels, 4, 1)
 
-    def forward(self, levels, size):
+    def forward(self, levels, given):
         b, _, z, y, x = levels[0].shape
         out = self.conv(levels[0]).movedim(1, -1).reshape(b, z, y, x, 2, 2)
         return out.permute(0, 1, 2, 4, 3, 5).reshape(b, 1, z, 2 * y, 2 * x)
