@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import count, product
@@ -57,7 +57,7 @@ class Tiff:
         refuse(path, options, "dataset")
         with _parsed(path) as file:
             number = picked_scene([str(s.name) for s in file.series], options.scene, str(path))
-            series = file.series[number]
+            series = _images(file)[number]
             metadata = _metadata(file, series, number)
             levels = []
             for level in series.levels:
@@ -113,7 +113,7 @@ def _stored(path: Path, series: TiffPageSeries, metadata: dict[str, Any], factor
         raise FormatError(
             f"{path}: values stored as '{series.kind}' TIFF are not understood; save it as OME-TIFF"
         )
-    shape, axes = tuple(series.get_shape(squeeze=False)), str(series.get_axes(squeeze=False))
+    shape, axes = _shape(series), _axes(series)
     pages = _Pages(series, shape, path)
     contiguous = series.dataoffset
     facts = {"kind": _KINDS.get(series.kind, series.kind), "compression": pages.compression}
@@ -167,8 +167,22 @@ _KINDS = {
 }
 
 
+def _images(file: TiffFile) -> Sequence[TiffPageSeries]:
+    """Return the images of a file with axes of one element; tifffile 2026.5 has another call for it."""
+    found: Sequence[TiffPageSeries] = file.series(squeeze=False) if callable(file.series) else file.series
+    return found
+
+
+def _shape(series: TiffPageSeries) -> tuple[int, ...]:
+    return tuple(series.get_shape(squeeze=False) if hasattr(series, "get_shape") else series.shape)
+
+
+def _axes(series: TiffPageSeries) -> str:
+    return str(series.get_axes(squeeze=False) if hasattr(series, "get_axes") else series.axes)
+
+
 def _factor(finest: TiffPageSeries, level: TiffPageSeries) -> Spacing:
-    fine, coarse = (dict(zip(s.get_axes(squeeze=False), s.get_shape(squeeze=False))) for s in (finest, level))
+    fine, coarse = (dict(zip(_axes(s), _shape(s))) for s in (finest, level))
     z, y, x = (fine.get(axis, 1) / coarse.get(axis, 1) for axis in "ZYX")
     return z, y, x
 
