@@ -61,7 +61,8 @@ NEAR = 4
 SPACING = (2.0, 0.5, 0.5)
 LARGE: Triple = (128, 1024, 1024)
 CROP: Triple = (32, 160, 160)
-CROPS, STEPS = 10, 600
+CROPS = 20
+STEPS = {"unet": 1500, "hiera": 4000}
 BLOCK = 32
 BARS = {"dice gap": 0.01, "f1 gap": 0.01, "split": 0.02, "merged": 0.01, "step at windows": 1.1}
 LEAST = {"f1": 0.85, "lost without the last stage": 0.01, "phase moved": 0.98, "image moved": 0.95}
@@ -159,13 +160,15 @@ def simulated_crops() -> list[Item]:
     return items
 
 
-def simulated(work: Path, backbone: str) -> dict[str, float]:
+def simulated(work: Path, backbone: str, start: str | None, steps: int | None) -> dict[str, float]:
     """Train on simulated crops, predict the large specimen, count."""
     items = simulated_crops()
+    steps = steps or STEPS[backbone]
     spec = FinetuneSpec(
         task={"name": "instances"},
         backbone={"name": backbone},
-        train=TrainSpec(steps=STEPS, evaluate_every=150),
+        start=start,
+        train=TrainSpec(steps=steps, evaluate_every=steps // 4),
     )
     done = finetune(items, work / "run", spec)
     print("\n".join(done.lines), flush=True)
@@ -216,7 +219,7 @@ def windows(model: Model) -> dict[str, float]:
 
     def probability(image: NDArray[np.float32], origin: Triple = ORIGIN) -> NDArray[np.float32]:
         runner = Runner(network, network.body_spacing(SPACING), precision="float32")  # takes hooks along
-        return np.asarray(torch.sigmoid(runner(np.ascontiguousarray(image), origin)[0, 0]).numpy())
+        return np.asarray(torch.sigmoid(runner(np.ascontiguousarray(image), origin)[0, 0]).cpu().numpy())
 
     def dice(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
         a, b = a > 0.5, b > 0.5
@@ -359,7 +362,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("scratch/seams"))
     parser.add_argument("--only", nargs="*", default=["real", "simulated"])
-    parser.add_argument("--backbone", default="unet")
+    parser.add_argument("--backbone", default="unet", choices=list(STEPS))
+    parser.add_argument("--start", help="pretrained body that the simulated part starts from")
+    parser.add_argument("--steps", type=int, help="of the simulated part; default by backbone")
     args = parser.parse_args()
     if args.quick:
         return int(judge("noisy fields", quick()) > 0)
@@ -372,7 +377,9 @@ def main() -> int:
         ):
             missed += judge(name, real(args.work, data, name.replace(" ", "_"), path, args.backbone))
     if "simulated" in args.only:
-        missed += judge("simulated", simulated(args.work / "simulated", args.backbone))
+        missed += judge(
+            "simulated", simulated(args.work / "simulated", args.backbone, args.start, args.steps)
+        )
     return int(missed > 0)
 
 

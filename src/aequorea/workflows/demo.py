@@ -39,7 +39,7 @@ CROP: Triple = (24, 96, 96)
 UNSEEN: Triple = (48, 192, 192)
 TEST_RECIPE = NucleiSpec(diameter=(6.0, 13.0), contrast=0.5, brightness=0.6, photons=40.0, glow=0.3)
 """The specimen that is scored comes from other ranges of size, texture and light than those trained on."""
-STEPS = 110
+STEPS = 95
 PRETRAIN = TrainSpec(steps=60, batch=2, learning_rate=2e-3)
 """So short that it shows how pretraining is judged, not what it is good for."""
 

@@ -410,4 +410,12 @@ def _joules() -> float | None:
     for counter in Path("/sys/class/powercap").glob("intel-rapl:?/energy_uj"):
         with suppress(OSError, ValueError):
             total, known = total + int(counter.read_text()) / 1e6, True
+    with suppress(ImportError):  # comes with some builds of PyTorch
+        import pynvml
+
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            for number in range(torch.cuda.device_count()):
+                device = pynvml.nvmlDeviceGetHandleByIndex(number)
+                total, known = total + pynvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1e3, True
     return total if known else None
