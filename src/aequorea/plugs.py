@@ -84,7 +84,12 @@ class Head(Protocol):
     """Dense channels from the pyramid: an ``nn.Module`` with ``forward(levels, x) -> output_BKZYX``.
 
     ``x_BCZYX`` is what the stem gave the body, to whose region the output belongs (it covers ``output_grid`` of it):
-    its size says where coarser levels are to be cropped, and a restoration is what is to be added to it.
+    its size says where coarser levels are to be cropped, and a restoration is what is to be added to it. One that looks
+    beyond a voxel, at its neighbours in the finest level, says so: ``reach``, in voxels (z, y, x) of the body's grid.
+
+    One with ``uncropped = True`` gets the levels as the body computed them, with what it padded at the far ends, where
+    the body has a method ``uncropped`` (arguments as ``forward``), and crops its output itself: published networks
+    convolve first and crop afterwards.
     """
 
     def __call__(self, levels: list[Tensor], x: Tensor) -> Tensor:
@@ -95,7 +100,15 @@ class Head(Protocol):
 
 
 class Stem(Protocol):
-    """What is read, as the body wants it: an ``nn.Module`` with ``forward(image_BCZYX) -> x_BCZYX``."""
+    """What is read, as the body wants it: an ``nn.Module`` with ``forward(image_BCZYX) -> x_BCZYX``.
+
+    Where a voxel of its output depends on neighbours it has a ``reach`` as a head has, and pads at the ends of what it is
+    given: those are ends of the image, or so far out that what comes of them is thrown away. A ``reach`` of ``None``: it
+    depends on the whole image.
+
+    What it ``reads`` may lie outside of the image. There it finds NaN, which no normalised image holds, and puts in
+    what it likes.
+    """
 
     def domain(self, size: Triple, spacing: Spacing | None) -> Placement:
         """Return the body's grid for an image of ``size`` voxels; its spacing is the same for every size."""

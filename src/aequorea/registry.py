@@ -22,6 +22,7 @@ BUILTIN: dict[str, dict[str, str]] = {
     "backbones": {
         "filters": "aequorea.backbones.filters:Filters",
         "hiera": "aequorea.backbones.hiera:Hiera",
+        "swinir": "aequorea.backbones.swinir:SwinIR",
         "unet": "aequorea.backbones.unet:UNet",
     },
     "adapters": {

@@ -138,7 +138,7 @@ def tiled(network: Network, spacing: Spacing | None, *, over: str = "voxels", se
         Of images, sizes and tiles.
     """
     rng = np.random.default_rng(seed)
-    if over == "items" or network.backbone.layout(network.body_spacing(spacing)).reach is None:
+    if over == "items" or network.sight(network.body_spacing(spacing))[0] is None:
         return
     for _ in range(2):
         z, y, x = (int(n) for n in rng.integers((1, 20, 20), (12, 50, 50)))
@@ -150,7 +150,7 @@ def _tiled_once(network: Network, size: Triple, spacing: Spacing | None, rng: np
     image = rng.standard_normal((1, *size), np.float32)
     tiling = Tiling.of(network, size, spacing, "full")
     with torch.inference_mode():
-        read = image[(slice(None), *tiling.reads(tiling.domain).slices)]
+        read = tiling.read(from_array(image, spacing), tiling.domain)
         whole = network(torch.from_numpy(read)[None], tiling.body_spacing)[0].numpy()
     claim(
         whole.shape[1:] == tiling.output_size,

@@ -25,7 +25,7 @@ from aequorea.layers.network import Network
 from aequorea.progress import Progress
 from aequorea.results import Layer, MemoryOutput
 from aequorea.signal.intensity import Intensity, normalise
-from aequorea.volume import Array, Region, Spacing, Triple, Volume
+from aequorea.volume import Array, Region, Spacing, Triple, Volume, from_array
 
 TILE_BYTES, MOST_TILE_BYTES = 1_100_000_000, 3_450_000_000
 """Bytes that computing one tile takes: what is usual, and what a wide halo is allowed; with all else 1.5 and 4 GB.
@@ -124,7 +124,7 @@ def predict_dense(
             yield out, body.clip(covered)
 
     def load(body: Region) -> Array | None:
-        block = image.read(tiling.reads(tiling.computed(body)))
+        block = tiling.read(image, tiling.computed(body))
         return block if not skip_constant or _shows(block) else None
 
     corner = tiling.output(covered).start
@@ -230,7 +230,7 @@ def predict_whole(
         channels=task.dense_channels,
         spacing=tiling.output_spacing if image.spacing else None,
     )
-    out = Runner(network, tiling.body_spacing, precision=precision)(image.read(tiling.reads(tiling.domain)))
+    out = Runner(network, tiling.body_spacing, precision=precision)(tiling.read(image, tiling.domain))
     for region in layer.pending():
         layer.write(region, task.store(out)[0].cpu().numpy())
     return layer.finish()
@@ -258,11 +258,12 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
     """
     spacing = image.spacing or spacing
     domain = Tiling.of(network, image.size, spacing).domain.size
-    layout = network.backbone.layout(network.body_spacing(spacing))
-    if layout.reach is None or task.over == "items":
+    grid = network.backbone.layout(network.body_spacing(spacing)).grid
+    reach, usual = network.sight(network.body_spacing(spacing))
+    if reach is None or task.over == "items":
         return {}
-    core = [1 if n == 1 else max(g, 32 // g * g) for n, g in zip(domain, layout.grid)]
-    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(domain, layout.reach, layout.grid)]
+    core = [1 if n == 1 else max(g, 32 // g * g) for n, g in zip(domain, grid)]
+    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(domain, reach, grid)]
     step = [n // d for n, d in zip(image.size, domain)]
     # Along an axis that the body sees as one plane all of the image is read.
     wanted = [
@@ -274,19 +275,19 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
         return {}
     middle = Region.at(at, wanted).clip(image.region)
     lacking = [(0, 0), *((0, w - n) for w, n in zip(wanted, middle.size))]
-    whole = np.pad(image.read(middle), lacking, mode="symmetric")
+    whole = from_array(np.pad(image.read(middle), lacking, mode="symmetric"), name=image.name)
     region = Region.at(around, core)
     results = []
     for halo in ("default", "full"):
         tiling = Tiling.of(network, (wanted[0], wanted[1], wanted[2]), spacing, halo)
         part = tiling.computed(region)
-        block = np.ascontiguousarray(whole[(slice(None), *tiling.reads(part).slices)])
+        block = tiling.read(whole, part)
         out = Runner(network, tiling.body_spacing)(block, part.start)
         kept = tiling.output(region).relative_to(tiling.output(part))
         results.append(task.store(out[(..., *kept.slices)]).float())
     difference = (results[0] - results[1]).abs()
     return {
-        "halo": list(layout.halo),
+        "halo": list(usual),
         "mean": float(difference.mean()),
         "largest": float(difference.max()),
     }

@@ -199,7 +199,7 @@ def _features(network: Network, pair: Pair, tiling: Tiling, places: Array) -> Te
     low, high = places.min(0), places.max(0) + 1
     computed = tiling.computed(Region.at(low, high - low))
     tensor = next(chain(network.parameters(), network.buffers()))  # a forest on filters has no parameters
-    image = torch.from_numpy(pair.image.read(tiling.reads(computed)))[None].to(tensor.device, torch.float32)
+    image = torch.from_numpy(tiling.read(pair.image, computed))[None].to(tensor.device, torch.float32)
     training = network.training
     level = network.eval().levels(image, tiling.body_spacing, computed.start)[0][0]
     network.train(training)

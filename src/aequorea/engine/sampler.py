@@ -111,7 +111,7 @@ class Sampler:
             start.append(min(max(first, 0), extent - n))
         wanted = Region.at(start, self.patch)
         inside = wanted.clip(tiling.domain)
-        image = pair.image.read(tiling.reads(inside))
+        image = tiling.read(pair.image, inside)
         target = pair.target.read(tiling.output(inside))
         if inside == wanted:
             return image, target

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
+
 from aequorea.layers.network import Network
-from aequorea.volume import Region, Spacing, Triple
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,13 @@ class Tiling:
     ) -> Tiling:
         """Return the tiling with the default halo, that of the full reach, or a given one (voxels z, y, x)."""
         bare = cls(network, size, spacing, (0, 0, 0))
-        layout = network.backbone.layout(bare.body_spacing)
+        reach, usual = network.sight(bare.body_spacing)
         if not isinstance(halo, str):
             margin: Any = halo
-        elif layout.reach is None:
+        elif reach is None:
             margin = bare.domain.size
-        elif halo == "full":
-            margin = layout.reach
         else:
-            margin = layout.halo
+            margin = reach if halo == "full" else usual
         return cls(network, size, spacing, (int(margin[0]), int(margin[1]), int(margin[2])))
 
     @property
@@ -82,6 +82,16 @@ class Tiling:
         """Return the region of the image that is read for a body region."""
         region: Region = self.network.stem.reads(computed, self.size)
         return region
+
+    def read(self, image: Volume, computed: Region) -> Array:
+        """Return what the stem is given for a body region: normalised voxels C Z Y X, NaN outside of the image."""
+        wanted = self.reads(computed)
+        inside = wanted.clip(image.region)
+        block = image.read(inside)
+        if inside == wanted:
+            return block
+        around = [(a.start - b.start, b.stop - a.stop) for a, b in zip(inside.slices, wanted.slices)]
+        return np.pad(block, [(0, 0), *around], constant_values=np.nan)
 
     def output(self, region: Region) -> Region:
         """Return where the output of a body region lies."""

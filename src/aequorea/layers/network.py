@@ -31,6 +31,20 @@ class Network(nn.Module):
         found: Spacing | None = self.stem.domain(PROBE, spacing)[1]
         return found
 
+    def sight(self, spacing: Spacing | None) -> tuple[Triple | None, Triple]:
+        """Return how far an output voxel sees, and how much of it is computed by default: stem, body and head together.
+
+        In voxels (z, y, x) of the body's grid, of that spacing; ``None`` where it sees the whole image.
+        """
+        layout = self.backbone.layout(spacing)
+        ends = [getattr(part, "reach", (0, 0, 0)) for part in (self.stem, self.head)]
+        known = [end for end in ends if end is not None]
+        halo_z, halo_y, halo_x = (sum(n) for n in zip(layout.halo, *known))
+        if layout.reach is None or len(known) < len(ends):
+            return None, (halo_z, halo_y, halo_x)
+        z, y, x = (sum(n) for n in zip(layout.reach, *known))
+        return (z, y, x), (halo_z, halo_y, halo_x)
+
     def levels(
         self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN
     ) -> tuple[list[Tensor], Tensor]:
@@ -40,11 +54,14 @@ class Network(nn.Module):
             # One channel of one plane marked as channels-last comes out of a 3³ convolution in bfloat16 wrong
             # (PyTorch 2.13 on processors); .contiguous() would not see the difference.
             x = x.clone(memory_format=torch.contiguous_format)
+        body = self.backbone
+        if getattr(self.head, "uncropped", False) and hasattr(body, "uncropped"):
+            body = body.uncropped
         if self.backbone.ndim == 3:
-            return self.backbone(x, spacing, origin), x
+            return body(x, spacing, origin), x
         batch, planes = x.shape[0], x.shape[2]
         flat = x.transpose(1, 2).reshape(batch * planes, x.shape[1], 1, *x.shape[3:])
-        levels = self.backbone(flat, spacing, origin)
+        levels = body(flat, spacing, origin)
         return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], x
 
     def forward(self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> Tensor:
