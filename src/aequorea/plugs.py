@@ -102,9 +102,9 @@ class Head(Protocol):
 class Stem(Protocol):
     """What is read, as the body wants it: an ``nn.Module`` with ``forward(image_BCZYX) -> x_BCZYX``.
 
-    Where a voxel of its output depends on neighbours it has a ``reach`` as a head has, and pads at the ends of what it is
-    given: those are ends of the image, or so far out that what comes of them is thrown away. A ``reach`` of ``None``: it
-    depends on the whole image.
+    Where a voxel of its output depends on neighbours it has a ``reach`` as a head has, and pads at the ends of what it
+    is given: those are ends of the image, or so far out that what comes of them is thrown away. A ``reach`` of
+    ``None``: it depends on the whole image.
 
     What it ``reads`` may lie outside of the image. There it finds NaN, which no normalised image holds, and puts in
     what it likes.

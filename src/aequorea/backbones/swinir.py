@@ -4,16 +4,15 @@ A convolution, groups of window blocks with a convolution each, another convolut
 anchored at the plane's origin and normalisation is over channels, so the reach is finite. What a plane lacks to whole
 windows is mirrored beyond its far borders.
 
-After Liang et al., "SwinIR: Image Restoration Using Swin Transformer" (ICCV Workshops 2021), in the size that Ma et al.,
-"Pretraining a foundation model for generalizable fluorescence microscopy-based image restoration" (Nature Methods 21,
-2024) trained for five tasks.
+After Liang et al., "SwinIR: Image Restoration Using Swin Transformer" (ICCV Workshops 2021), in the size that Ma et
+al., "Pretraining a foundation model for generalizable fluorescence microscopy-based image restoration" (Nature Methods
+21, 2024) trained for five tasks.
 """
 
 from __future__ import annotations
 
 from typing import Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -51,7 +50,7 @@ class SwinIRSpec(Spec):
         Whether every other block's windows are shifted by half of one. Published bodies that were built for images no
         larger than a window have none.
     sections
-        Whether volumes are seen as planes across y and x, once each, in place of planes across z: two levels come of it.
+        Whether volumes are seen as planes across x and as planes across y, in place of planes across z: two levels.
     """
 
     channels: int = Field(default=1, ge=1)
@@ -130,8 +129,8 @@ class SwinIR(nn.Module):
         across_y = x.permute(0, 3, 1, 4, 2).reshape(b * y, c, width, z)
         first, second = self._planes(across_x), self._planes(across_y)
         return [
-            first.unflatten(0, (b, width)).flip(4).permute(0, 2, 4, 3, 1),
-            second.unflatten(0, (b, y)).permute(0, 2, 4, 1, 3),
+            first.view(b, width, *first.shape[1:]).flip(4).permute(0, 2, 4, 3, 1),
+            second.view(b, y, *second.shape[1:]).permute(0, 2, 4, 1, 3),
         ]
 
     def _planes(self, x: Tensor) -> Tensor:

@@ -16,7 +16,19 @@ import typer
 from aequorea import __version__
 from aequorea.errors import AequoreaError, AequoreaWarning
 
-COMMANDS = ("demo", "info", "check", "crops", "pretrain", "finetune", "predict", "plan", "evaluate", "convert", "doctor")
+COMMANDS = (
+    "demo",
+    "info",
+    "check",
+    "crops",
+    "pretrain",
+    "finetune",
+    "predict",
+    "plan",
+    "evaluate",
+    "convert",
+    "doctor",
+)
 
 INTERRUPTED = 130
 """What a command that was stopped by Ctrl-C leaves with."""

@@ -1,8 +1,8 @@
 """A network that makes a first volume of the views that one light-field image holds.
 
-Views are brought to sixteen times the lenslets' grid, then go through a U-Net whose deepest planes are 7 x 7 for 16 x 16
-lenslets. After Wang et al., "Real-time volumetric reconstruction of biological dynamics with light-field microscopy and
-deep learning" (Nature Methods 18, 2021), as Ma et al. (Nature Methods 21, 2024) use it.
+Views are brought to sixteen times the lenslets' grid, then go through a U-Net whose deepest planes are 7 x 7 for
+16 x 16 lenslets. After Wang et al., "Real-time volumetric reconstruction of biological dynamics with light-field
+microscopy and deep learning" (Nature Methods 18, 2021), as Ma et al. (Nature Methods 21, 2024) use it.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class LensletUNet(nn.Module):
         # Level i gets the next coarser result beside its own input; the finest one's outputs are the planes.
         outputs = [depth, *pyramid[:-1]]
         self.decoder = nn.ModuleList(
-            NormedUnit(widths[i] + (outputs[i + 1] if i + 1 < len(pyramid) else pyramid[-1]), outputs[i], True)
+            NormedUnit(
+                widths[i] + (outputs[i + 1] if i + 1 < len(pyramid) else pyramid[-1]), outputs[i], True
+            )
             for i in reversed(range(len(pyramid)))
         )
 

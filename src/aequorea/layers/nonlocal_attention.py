@@ -3,8 +3,8 @@
 Attention is computed by random features, so that it takes memory in proportion to the pixels. The published one is also
 trained by a contrast between strong and weak pairs; that takes pairs of pixels and is no part of this forward.
 
-After Xia et al., "Efficient Non-Local Contrastive Attention for Image Super-Resolution" (AAAI 2022), as Ma et al. (Nature
-Methods 21, 2024) use it.
+After Xia et al., "Efficient Non-Local Contrastive Attention for Image Super-Resolution" (AAAI 2022), as Ma et al.
+(Nature Methods 21, 2024) use it.
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class NonlocalAttention(nn.Module):
         self.query = nn.Conv2d(channels, matched, 1)
         self.key = nn.Conv2d(channels, matched, 1)
         self.value = nn.Conv2d(channels, channels, 1)
-        blocks = [
-            torch.linalg.qr(torch.randn(matched, matched))[0].T for _ in range(-(-random // matched))
-        ]
+        blocks = [torch.linalg.qr(torch.randn(matched, matched))[0].T for _ in range(-(-random // matched))]
         length = torch.randn(random, matched).norm(dim=1, keepdim=True)
         self.register_buffer("projection", torch.cat(blocks)[:random] * length)
 
@@ -57,14 +55,16 @@ class NonlocalAttention(nn.Module):
         value = self.value(x).flatten(2).transpose(1, 2)
         gathered = query @ (key.transpose(1, 2) @ value)
         total = query @ key.sum(1)[..., None]
-        return x + SHARE * (gathered / total).transpose(1, 2).reshape(x.shape)
+        out: Tensor = x + SHARE * (gathered / total).transpose(1, 2).reshape(x.shape)
+        return out
 
     def _features(self, x: Tensor) -> Tensor:
         """Return positive features (B, pixels, random) whose products are the exponentials of those of x_BCYX."""
         z = STRENGTH**0.5 * F.normalize(x.flatten(2).transpose(1, 2), dim=2, eps=SHORTEST)
         rows = self.projection.to(z.dtype)
         exponent = z @ rows.T - z.square().sum(2, keepdim=True) / 2
-        return (exponent.exp() + OFFSET) * len(rows) ** -0.5
+        features: Tensor = (exponent.exp() + OFFSET) * len(rows) ** -0.5
+        return features
 
 
 class ResidualUnit(nn.Module):
@@ -83,7 +83,8 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x_BCYX and what is added."""
-        return x + SHARE * self.two(F.relu(self.one(x)))
+        out: Tensor = x + SHARE * self.two(F.relu(self.one(x)))
+        return out
 
 
 class SurfaceStem(nn.Module):

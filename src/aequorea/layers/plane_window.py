@@ -23,7 +23,7 @@ class PlaneWindow(nn.Module):
 
     def __init__(self, planes: int = 5) -> None:
         super().__init__()
-        self.half = planes // 2
+        self.around = planes // 2
 
     def domain(self, size: Triple, spacing: Spacing | None) -> Placement:
         """Return the image's own grid."""
@@ -31,10 +31,10 @@ class PlaneWindow(nn.Module):
 
     def reads(self, region: Region, size: Triple) -> Region:
         """Return the region with the planes around it, also where the image has none."""
-        return region.grow((self.half, 0, 0))
+        return region.grow((self.around, 0, 0))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return windows_BCZYX: of the channels of image_BCZYX, each with its planes one after another."""
-        windows = image.unfold(2, 2 * self.half + 1, 1).movedim(-1, 2)
-        middle = windows[:, :, self.half : self.half + 1]
+        windows = image.unfold(2, 2 * self.around + 1, 1).movedim(-1, 2)
+        middle = windows[:, :, self.around : self.around + 1]
         return torch.where(torch.isnan(windows), middle, windows).flatten(1, 2)

@@ -1,7 +1,7 @@
 """Transformer blocks over windows of a plane, every other block over windows that are shifted by half of one.
 
-Tokens stay in the order of the unshifted windows from the first block to the last. A shifted block takes its windows out
-of that order, those that need no mask first, so that one table of logits serves all windows of a kind. Windows are
+Tokens stay in the order of the unshifted windows from the first block to the last. A shifted block takes its windows
+out of that order, those that need no mask first, so that one table of logits serves all windows of a kind. Windows are
 computed a few at a time: what they need stays in the cache.
 
 After Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows" (ICCV 2021), grouped with
@@ -150,11 +150,11 @@ class WindowBlock(nn.Module):
         for index, mask in kinds:
             logits = bias if mask is None else bias + mask.to(bias.dtype)
             if index is None:
-                for part in x.split(at_once):
+                for part in torch.split(x, at_once):
                     made = self._inside(part, logits, weights)
                     done.append(made) if learning else part.copy_(made)
             else:
-                for places in index.split(at_once):
+                for places in torch.split(index, at_once):
                     made = self._inside(x.index_select(0, places), logits, weights)
                     done.append(made) if learning else x.index_copy_(0, places, made.to(x.dtype))
         if not learning:

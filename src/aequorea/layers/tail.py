@@ -1,4 +1,4 @@
-"""Heads of published restoration networks: three or more convolutions of planes, to an image on the same grid or a finer.
+"""Heads of published restoration networks: three or more convolutions of planes, to the same grid or a finer.
 
 After Ma et al. (Nature Methods 21, 2024); pixels are made of channels as in Shi et al. (CVPR 2016).
 """
@@ -64,8 +64,10 @@ class Tail(nn.Module):
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return output_BKZYX of the finest level, as large as x_BCZYX times the scale."""
         b, _, z, y, width = x.shape
-        out = self.planes(levels[0].transpose(1, 2).flatten(0, 1))[..., : y * self.scale, : width * self.scale]
-        out = out.unflatten(0, (b, z)).transpose(1, 2)
+        out: Tensor = self.planes(levels[0].transpose(1, 2).flatten(0, 1))[
+            ..., : y * self.scale, : width * self.scale
+        ]
+        out = out.reshape(b, z, *out.shape[1:]).transpose(1, 2)
         if self.depth:
             out = out.transpose(1, 2)
         return x + out if self.residual else out
@@ -119,8 +121,8 @@ class SectionsTail(nn.Module):
         # Columns of planes across x are z from its end, so what was padded there lies before plane 0.
         across_x = self.tail.planes(levels[0].permute(0, 4, 1, 3, 2).flip(4).flatten(0, 1))
         across_y = self.tail.planes(levels[1].permute(0, 3, 1, 4, 2).flatten(0, 1))
-        first = across_x.unflatten(0, (b, width))[..., :y, :z].flip(4).permute(0, 2, 4, 3, 1)
-        second = across_y.unflatten(0, (b, y))[..., :width, :z].permute(0, 2, 4, 1, 3)
+        first = across_x.view(b, width, *across_x.shape[1:])[..., :y, :z].flip(4).permute(0, 2, 4, 3, 1)
+        second = across_y.view(b, y, *across_y.shape[1:])[..., :width, :z].permute(0, 2, 4, 1, 3)
         return first, second
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:

@@ -1,7 +1,8 @@
 """Published weights of the foundation model for restoration (UniFMIR) as networks and model files of this package.
 
-All sizes are inferred from the tensors. Every name of the file is accounted for: used; recomputed (masks and places, which
-follow from sizes and are compared with ours); not used, since the published network does not use it either; or unexpected.
+All sizes are inferred from the tensors. Every name of the file is accounted for: used; recomputed (masks and places,
+which follow from sizes and are compared with ours); not used, since the published network does not use it either; or
+unexpected.
 
 Ma et al., "Pretraining a foundation model for generalizable fluorescence microscopy-based image restoration" (Nature
 Methods 21, 2024).
@@ -239,7 +240,9 @@ def networks_of(
     found: dict[str, Published] = {}
     used: set[str] = set()
     several = any(f"conv_first{first}.weight" in tensors for first, _ in SUFFIXES.values())
-    prefix = "denoise." if "denoise.conv_first.weight" in tensors or "project.head.0.weight" in tensors else ""
+    prefix = (
+        "denoise." if "denoise.conv_first.weight" in tensors or "project.head.0.weight" in tensors else ""
+    )
     if several:
         prefix = ""
     tasks = get_args(TaskName) if several else _tasks_of(tensors, prefix)
@@ -338,9 +341,7 @@ class _Sizes:
         name = "upsamplesr" if self.several else "upsample"
         middle = len(self._of(f"conv_before_upsample{self.tail}.0.bias"))
         found = [n for n in self.tensors if re.fullmatch(rf"{name}\.\d+\.bias", n)]
-        return {
-            "scale": math.prod(math.isqrt(max(1, len(self.tensors[n]) // max(1, middle))) for n in found)
-        }
+        return {"scale": math.prod(math.isqrt(max(1, len(self.tensors[n]) // max(1, middle))) for n in found)}
 
     def _denoise(self) -> dict[str, int]:
         return {"planes": self._of(f"conv_first{self.first}.weight").shape[1]}
@@ -463,4 +464,3 @@ def _get(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-

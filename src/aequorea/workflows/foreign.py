@@ -22,8 +22,8 @@ PREFIX = "module."
 def read_state_dict(path: str | Path, memory: int = MEMORY, seconds: int = SECONDS) -> dict[str, Tensor]:
     """Return the tensors of a ``.pt`` or ``.pth`` file by name.
 
-    Another process reads it, see :mod:`aequorea.workflows.state_dict_reader`. The file may be a dictionary of tensors or
-    hold one as ``state_dict``, ``model_state_dict`` or ``model``; ``module.`` before all names is left out.
+    Another process reads it, see :mod:`aequorea.workflows.state_dict_reader`. The file may be a dictionary of tensors
+    or hold one as ``state_dict``, ``model_state_dict`` or ``model``; ``module.`` before all names is left out.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ class Storage(NamedTuple):
 
     kind: str
     key: str
-    count: int
+    numbers: int
 
 
 class View(NamedTuple):
@@ -174,13 +174,13 @@ def _checked(name: str, view: View, members: dict[str, zipfile.ZipInfo], folder:
         raise Refused(f"'{name[:80]}' is described wrongly")
     _, each = TYPES[storage.kind]
     member = members.get(folder + storage.key)
-    if member is None or member.file_size != storage.count * each:
+    if member is None or member.file_size != storage.numbers * each:
         raise Refused(f"'{name[:80]}': its numbers are not in the file")
     count = 1
     for n in size:
         count *= n
     last = offset + sum((n - 1) * s for n, s in zip(size, stride)) if count else offset
-    if count > storage.count or (count and last >= storage.count):
+    if count > storage.numbers or (count and last >= storage.numbers):
         raise Refused(
             f"'{name[:80]}': {list(size)} with strides {list(stride)} are more numbers than are stored"
         )
@@ -210,7 +210,7 @@ def _write(source: Any, view: View, file: BinaryIO) -> None:
 
 
 def limit(memory: int, seconds: int) -> None:
-    """Let this process take no more memory (bytes beyond what it has) and time than this, where the system can say so."""
+    """Let this process take no more memory (bytes beyond what it has) and time than this, where the system can."""
     try:
         import resource
     except ImportError:
