@@ -1,10 +1,9 @@
 """How close the window transformer comes to the machine's rate, at the size that was published.
 
 One plane, batch 1, float32, inference, one thread, 18 blocks of 90 channels. FLOPs are two for each multiply-add of
-linear maps, convolutions and attention products, nothing else and nothing that is computed beside; the rate is that of a
-product of 2048² matrices. Passes and products take turns; medians of the processor's time are compared, since others may
-use the machine. The parts of a block are timed one by one
-on as many tokens as it computes at a time: what they lack to the whole is spent in memory.
+linear maps, convolutions and attention products, nothing else and nothing that is computed beside; the rate is that of
+a product of 2048² matrices. Passes and products take turns; medians of the processor's time are compared, since others
+may use the machine. The parts of a block are timed one by one on as many tokens as it computes at a time.
 
     python benchmarks/swinir_speed.py            # 256² pixels, 7 rounds, about two minutes
     python benchmarks/swinir_speed.py --quick    # 128² pixels, 3 rounds
@@ -99,7 +98,9 @@ def main() -> int:
     conv = float(np.median([seconds(lambda: body.last(image)) for _ in range(5)]))
     print(f"| convolution, whole plane | {1000 * conv:.0f} | {side**2 * 18 * 8100 / conv / rate:.2f} |")
     print(f"\nproduct of {SQUARE}² matrices: {rate / 1e9:.0f} GFLOP/s")
-    print(f"a pass over {side}² pixels: {took:.2f} s, {needed / 1e9:.0f} GFLOP, {needed / took / 1e9:.0f} GFLOP/s")
+    print(
+        f"a pass over {side}² pixels: {took:.2f} s, {needed / 1e9:.0f} GFLOP, {needed / took / 1e9:.0f} GFLOP/s"
+    )
     share = needed / took / rate
     print(f"{share:.0%} of the product's rate (bar {BAR:.0%}): {'met' if share >= BAR else 'MISSED'}")
     return int(share < BAR)

@@ -116,7 +116,10 @@ def test_gradients_are_those_of_the_paper() -> None:
     windows = swin.Windows(1, (8, 12), 4, x.device)
     block = group.blocks[1]
     found = []
-    for out in (plain_attention(block, x.permute(0, 2, 3, 1)), windows.image(block(windows.tokens(x), windows))):
+    for out in (
+        plain_attention(block, x.permute(0, 2, 3, 1)),
+        windows.image(block(windows.tokens(x), windows)),
+    ):
         block.zero_grad()
         out.square().sum().backward()
         found.append([p.grad.clone() for p in block.parameters()])
@@ -170,7 +173,9 @@ def tiles(net: Network, image: np.ndarray, core: tuple[int, int, int], halo, shi
     for part in tiling.domain.split(core):
         computed = tiling.computed(part)
         if shift:
-            begin = tuple(max(0, a - (shift if n > 1 else 0)) for a, n in zip(computed.start, image.shape[1:]))
+            begin = tuple(
+                max(0, a - (shift if n > 1 else 0)) for a, n in zip(computed.start, image.shape[1:])
+            )
             computed = Region(begin, computed.stop)
         with torch.inference_mode():
             made = net(torch.from_numpy(tiling.read(volume, computed))[None], None, computed.start)[0].numpy()
@@ -273,7 +278,8 @@ def test_several_threads_and_tasks() -> None:
     expected = {task: whole(net, image) for task, net in nets.items()}
     found: list[tuple[str, np.ndarray]] = []
     jobs = [
-        threading.Thread(target=lambda t=task: found.append((t, whole(nets[t], image)))) for task in [*nets] * 3
+        threading.Thread(target=lambda t=task: found.append((t, whole(nets[t], image))))
+        for task in [*nets] * 3
     ]
     for job in jobs:
         job.start()

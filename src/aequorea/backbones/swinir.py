@@ -106,7 +106,7 @@ class SwinIR(nn.Module):
                 held=7,
             )
         return Layout(
-            (self.spec.width,), ((1, 1, 1),), (1, window, window), (0, far, far), (0, near, near), held=6
+            (self.spec.width,), ((1, 1, 1),), (1, window, window), (0, far, far), (0, near, near), held=5.5
         )
 
     def forward(self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> list[Tensor]:

@@ -308,34 +308,47 @@ class _Sizes:
         """Return the body's recipe. Sizes are taken from biases and norms, which cannot be transposed."""
         p = self.prefix
         width = len(self._of(f"{p}patch_embed.norm.weight"))
-        table = self._of(f"{p}layers.0.residual_group.blocks.0.attn.relative_position_bias_table")
+        name = f"{p}layers.0.residual_group.blocks.0.attn.relative_position_bias_table"
+        table = self._of(name)
+        if table.dim() != 2 or math.isqrt(len(table)) ** 2 != len(table) or len(table) % 2 == 0:
+            raise ModelError(f"'{name}' of shape {list(table.shape)} is no table of the pixels of a window")
         hidden = len(self._of(f"{p}layers.0.residual_group.blocks.0.mlp.fc1.bias"))
-        numbers = [re.match(re.escape(p) + BLOCK, name) for name in self.tensors]
-        blocks = {(int(m[1]), int(m[2])) for m in numbers if m}
-        depths = []
-        for group in range(1 + max(g for g, _ in blocks)):
-            depths.append(1 + max((b for g, b in blocks if g == group), default=-1))
-        if table.dim() != 2 or math.isqrt(len(table)) ** 2 != len(table) or not all(depths):
-            raise ModelError("its blocks are none of windows: these are no weights of UniFMIR")
+        depths = self._depths()
         first = self._of(f"{p}conv_first{self.first}.weight")
         channels = first.shape[1] if first.dim() == 4 else 1
-        return SwinIRSpec(
-            channels=channels,
-            width=width,
-            depths=tuple(depths),
-            heads=table.shape[1],
-            window=(math.isqrt(len(table)) + 1) // 2,
-            mlp_ratio=hidden / width,
-            skip=self.task != "light_field" and not (self.several and self.task == "project"),
-            shift=shift,
-            sections=self.task == "isotropic",
-        )
+        words = {
+            "channels": channels,
+            "width": width,
+            "depths": depths,
+            "heads": table.shape[1],
+            "window": (math.isqrt(len(table)) + 1) // 2,
+            "mlp_ratio": hidden / width,
+            "skip": self.task != "light_field" and not (self.several and self.task == "project"),
+            "shift": shift,
+            "sections": self.task == "isotropic",
+        }
+        return SwinIRSpec.parse(words, where="the file's sizes")
+
+    def _depths(self) -> tuple[int, ...]:
+        """Return the blocks of each group; those that a file leaves out at the end are not known of."""
+        places: dict[tuple[int, int], str] = {}
+        for name in self.tensors:
+            found = re.match(re.escape(self.prefix) + BLOCK, name)
+            if found:
+                places.setdefault((int(found[1]), int(found[2])), name)
+        counts: dict[int, int] = {}
+        for group, block in sorted(places):
+            if group > len(counts) or block != counts.get(group, 0):
+                raise ModelError(f"'{places[group, block]}': blocks before it are missing")
+            counts[group] = block + 1
+        return tuple(counts.values())
 
     def spec(self) -> PublishedSpec:
         """Return the recipe of stem and head."""
         p = self.prefix
         middle = len(self._of(f"{p}conv_before_upsample{self.tail}.0.bias"))
-        return PublishedSpec(task=self.task, middle=middle, **getattr(self, f"_{self.task}")())
+        words = {"task": self.task, "middle": middle, **getattr(self, f"_{self.task}")()}
+        return PublishedSpec.parse(words, where="the file's sizes")
 
     def _super_resolve(self) -> dict[str, int]:
         name = "upsamplesr" if self.several else "upsample"
