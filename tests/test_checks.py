@@ -24,9 +24,15 @@ from aequorea.volume import ORIGIN, Triple
 torch.set_num_threads(1)
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"levels": 3},
+    "swinir": {"width": 12, "heads": 3, "window": 4, "depths": (2, 2)},
+}
+
+
 @pytest.mark.parametrize("name", registry.BUILTIN["backbones"])
 def test_backbones(name: str) -> None:
-    checks.backbone(name, **({"levels": 3} if name == "unet" else {}))
+    checks.backbone(name, **SMALL.get(name, {}))
 
 
 @pytest.mark.parametrize("name", registry.BUILTIN["tasks"])

@@ -19,10 +19,12 @@ import aequorea
 from aequorea.annotations import LabelImage
 from aequorea.backbones.filters import Filters, FiltersSpec
 from aequorea.backbones.hiera import Hiera, HieraSpec
+from aequorea.backbones.swinir import SwinIR, SwinIRSpec
 from aequorea.backbones.unet import UNet, UNetSpec
 from aequorea.engine import checkpoint
 from aequorea.engine.train import TrainSpec, train
 from aequorea.layers.forest import ForestHead
+from aequorea.layers.published import PublishedSpec, published_head, published_stem
 from aequorea.objectives.mae import MAE, MAESpec
 from aequorea.results import MemoryOutput
 from aequorea.signal.specimens import NucleiSpec, touching_nuclei
@@ -77,6 +79,28 @@ def _unet(field: str, value: Any) -> tuple[int, Any]:
 def _hiera(field: str, value: Any) -> tuple[int, Any]:
     body = Hiera(changed(HieraSpec, field, value))
     return sum(p.numel() for p in body.parameters()), body.layout(None).grid
+
+
+def _swinir(field: str, value: Any) -> Any:
+    torch.manual_seed(0)
+    fixed = (
+        {} if field in ("width", "heads", "window", "depths") else {"width": 12, "heads": 3, "depths": (2,)}
+    )
+    body = SwinIR(changed(SwinIRSpec, field, value, **fixed)).eval()
+    x = torch.randn(1, body.spec.channels, 1, 9, 9)
+    with torch.inference_mode():
+        return [level.numpy().tobytes() for level in body(x, None)], body.layout(None)
+
+
+def _published(field: str, value: Any, task: str) -> list[tuple[int, ...]]:
+    """Shapes of the weights of stem and head for a task, or of the windows that a stem without weights reads."""
+    sizes = {"task": task, "planes": 3, "features": 8, "matched": 2, "random": 16, "groups": 1, "units": 1}
+    spec = changed(
+        PublishedSpec, field, value, **{k: v for k, v in sizes.items() if value is None or k != field}
+    )
+    stem = published_stem(spec)
+    shapes = [tuple(t.shape) for m in (stem, published_head(spec, 12)) for t in m.state_dict().values()]
+    return [*shapes, (spec.channels,)]
 
 
 def _mae(field: str, value: Any) -> bytes:
@@ -277,6 +301,34 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "MAESpec.unit": (partial(_mae, "unit"), 16),
     "MAESpec.hidden": (partial(_mae, "hidden"), 0.8),
     "MAESpec.optics": (partial(_mae, "optics"), 1.0),
+    "SwinIRSpec.channels": (partial(_swinir, "channels"), 2),
+    "SwinIRSpec.width": (partial(_swinir, "width"), 12),
+    "SwinIRSpec.depths": (partial(_swinir, "depths"), (1,)),
+    "SwinIRSpec.heads": (partial(_swinir, "heads"), 3),
+    "SwinIRSpec.window": (partial(_swinir, "window"), 4),
+    "SwinIRSpec.mlp_ratio": (partial(_swinir, "mlp_ratio"), 1.5),
+    "SwinIRSpec.skip": (partial(_swinir, "skip"), False),
+    "SwinIRSpec.shift": (partial(_swinir, "shift"), False),
+    "SwinIRSpec.sections": (partial(_swinir, "sections"), True),
+    **{
+        f"PublishedSpec.{field}": (partial(_published, field, task=task), value)
+        for field, task, value in (
+            ("task", "denoise", "super_resolve"),
+            ("middle", "denoise", 16),
+            ("scale", "super_resolve", 4),
+            ("planes", "denoise", 7),
+            ("features", "project", 16),
+            ("matched", "project", 4),
+            ("random", "project", 8),
+            ("groups", "project", 2),
+            ("units", "project", 2),
+            ("views", "light_field", 3),
+            ("depth", "light_field", 3),
+            ("start", "light_field", 64),
+            ("base", "light_field", 32),
+            ("pyramid", "light_field", (64, 64)),
+        )
+    },
     "UNetSpec.size": (partial(_unet, "size"), "small"),
     "UNetSpec.levels": (partial(_unet, "levels"), 2),
     "FiltersSpec.scales": (partial(_filters, "scales"), (1.0,)),

@@ -47,7 +47,7 @@ class PublishedSpec(Spec):
     units: int = Field(default=8, ge=0)
     views: int = Field(default=11, ge=1)
     depth: int = Field(default=61, ge=1)
-    start: int = Field(default=128, ge=16)
+    start: int = Field(default=128, ge=32, multiple_of=32)
     base: int = Field(default=64, ge=1)
     pyramid: tuple[int, ...] = Field(default=(128, 256, 512, 512, 512), min_length=1)
 
