@@ -10,6 +10,7 @@ import torch
 
 from aequorea.backbones.filters import Filters, FiltersSpec
 from aequorea.backbones.hiera import Hiera, HieraSpec
+from aequorea.backbones.swinir import SwinIR, SwinIRSpec
 from aequorea.backbones.unet import UNet, UNetSpec
 from aequorea.checks import shaken
 from aequorea.engine.inference import Runner
@@ -31,6 +32,7 @@ BODIES = {
     "unet": lambda: UNet(UNetSpec()),
     "hiera": lambda: Hiera(HieraSpec()),
     "filters": lambda: Filters(FiltersSpec()),
+    "swinir": lambda: SwinIR(SwinIRSpec(depths=(2, 2))),
 }
 
 
@@ -54,7 +56,7 @@ def test_output_is_that_of_the_processor(name: str, precision: str, near: float)
     assert float((found - expected).abs().max()) < near * float(expected.max() - expected.min())
 
 
-@pytest.mark.parametrize("name", ["unet", "hiera"])
+@pytest.mark.parametrize("name", ["unet", "hiera", "swinir"])
 def test_tiles_equal_the_whole(name: str) -> None:
     made = network(name)
     image = np.random.default_rng(1).random((1, 24, 256, 192), np.float32)
