@@ -21,9 +21,12 @@ from aequorea.backbones.filters import Filters, FiltersSpec
 from aequorea.backbones.hiera import Hiera, HieraSpec
 from aequorea.backbones.unet import UNet, UNetSpec
 from aequorea.engine import checkpoint
+from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import TrainSpec, train
 from aequorea.layers.forest import ForestHead
+from aequorea.model import Model
 from aequorea.objectives.mae import MAE, MAESpec
+from aequorea.registry import build
 from aequorea.results import MemoryOutput
 from aequorea.signal.specimens import NucleiSpec, touching_nuclei
 from aequorea.specs import Spec
@@ -146,6 +149,23 @@ def _instances(field: str, value: Any) -> Any:
     out = MemoryOutput(folder())
     task.decode(from_array(task.store(_logits(2))[0].numpy(), (2.0, 0.5, 0.5)), None, out, {})
     return out.result.layers["objects"].read().tobytes()
+
+
+RESTORING = {
+    "RestorationSpec": "denoise",
+    "SuperResolveSpec": "super_resolve",
+    "IsotropicSpec": "isotropic",
+    "LightFieldSpec": "light_field",
+}
+
+
+def _restoration(spec: str, field: str, value: Any) -> Any:
+    words = {"name": RESTORING[spec], **({} if value is None else {field: value})}
+    task = build("tasks", words)
+    if field == "loss":
+        return float(task.loss(_logits(1), 0 * _logits(1)))
+    tiling = Tiling.of(Model.build(task, {"name": "unet", "levels": 2}, None).network, (4, 48, 48), None)
+    return task.dense_channels, tiling.output_size
 
 
 # Training
@@ -294,6 +314,17 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "InstancesSpec.height": (partial(_instances, "height"), "capped"),
     "InstancesSpec.neighbours": (partial(_instances, "neighbours"), 26),
     "InstancesSpec.cap_um": (partial(_instances, "cap_um"), 9.0),
+    **{
+        f"{task}.{field}": (partial(_restoration, task, field), value)
+        for task, field, value in (
+            ("RestorationSpec", "loss", "l1"),
+            ("RestorationSpec", "channels", 2),
+            ("SuperResolveSpec", "factor", 3),
+            ("IsotropicSpec", "factor", 3),
+            ("LightFieldSpec", "views", 4),
+            ("LightFieldSpec", "depth", 5),
+        )
+    },
     "TrainSpec.steps": (partial(_train, "steps"), 9),
     "TrainSpec.batch": (partial(_train, "batch"), 3),
     "TrainSpec.learning_rate": (partial(_train, "learning_rate"), 0.1),

@@ -84,7 +84,8 @@ class Head(Protocol):
     """Dense channels from the pyramid: an ``nn.Module`` with ``forward(levels, x) -> output_BKZYX``.
 
     ``x_BCZYX`` is what the stem gave the body, to whose region the output belongs (it covers ``output_grid`` of it):
-    its size says where coarser levels are to be cropped, and a restoration is what is to be added to it.
+    its size says where coarser levels are to be cropped, and a restoration is what is to be added to it. One that looks
+    beyond a voxel, at its neighbours in the finest level, says so: ``reach``, in voxels (z, y, x) of the body's grid.
     """
 
     def __call__(self, levels: list[Tensor], x: Tensor) -> Tensor:
@@ -95,7 +96,11 @@ class Head(Protocol):
 
 
 class Stem(Protocol):
-    """What is read, as the body wants it: an ``nn.Module`` with ``forward(image_BCZYX) -> x_BCZYX``."""
+    """What is read, as the body wants it: an ``nn.Module`` with ``forward(image_BCZYX) -> x_BCZYX``.
+
+    Where a voxel of its output depends on neighbours it has a ``reach`` as a head has, and pads at the ends of what it
+    is given: those are ends of the image, or so far out that what comes of them is thrown away.
+    """
 
     def domain(self, size: Triple, spacing: Spacing | None) -> Placement:
         """Return the body's grid for an image of ``size`` voxels; its spacing is the same for every size."""
@@ -123,6 +128,10 @@ class Task(Protocol):
         and not computed. False where the output of a constant is not 0, as in restoration.
     better
         The score that evaluations compare (higher is better).
+
+    A restoration also has ``in_counts = True``: training targets are brought to the units of their normalised images,
+    and ``decode`` is given the stored output in the image's own counts and type. ``unmirrored`` names axes (1: z, 2: y,
+    3: x) along which training does not mirror.
     """
 
     Spec: ClassVar[type[Spec]]

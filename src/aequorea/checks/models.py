@@ -138,7 +138,7 @@ def tiled(network: Network, spacing: Spacing | None, *, over: str = "voxels", se
         Of images, sizes and tiles.
     """
     rng = np.random.default_rng(seed)
-    if over == "items" or network.backbone.layout(network.body_spacing(spacing)).reach is None:
+    if over == "items" or network.sight(network.body_spacing(spacing))[0] is None:
         return
     for _ in range(2):
         z, y, x = (int(n) for n in rng.integers((1, 20, 20), (12, 50, 50)))

@@ -66,6 +66,37 @@ def normalised(image: Volume, intensity: Intensity) -> Volume:
     )
 
 
+def in_counts(dense: Volume, intensity: Intensity, dtype: Any) -> Volume:
+    """Return the lazy volume of a restored image in the counts of what it was made of.
+
+    Parameters
+    ----------
+    dense
+        In the units of a normalised image.
+    intensity
+        By which that was normalised; further channels are in the units of its last one.
+    dtype
+        Of the image: whole numbers are rounded and cut to what the type holds.
+    """
+    kind = np.dtype(dtype) if np.dtype(dtype).kind in "iu" else np.dtype(np.float32)
+    known = intensity.channels
+    about = [known[min(i, len(known) - 1)] for i in range(dense.shape[0])]
+    span = np.array([one.high - one.low for one in about], np.float32)[:, None, None, None]
+    low = np.array([one.low for one in about], np.float32)[:, None, None, None]
+
+    def reader(region: Region) -> Array:
+        block: Array = dense.read(region).astype(np.float32) * span + low
+        if kind.kind == "f":
+            return block
+        limits = np.iinfo(kind)
+        # The largest float32 below a limit of 32 bits, which float32 has not.
+        top = np.nextafter(np.float32(limits.max), np.float32(0)) if kind.itemsize > 2 else limits.max
+        whole: Array = np.clip(np.nan_to_num(np.rint(block)), limits.min, top).astype(kind)
+        return whole
+
+    return replace(dense, reader=reader, dtype=kind, levels=())
+
+
 def predict_dense(
     tiling: Tiling,
     image: Volume,
@@ -258,11 +289,12 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
     """
     spacing = image.spacing or spacing
     domain = Tiling.of(network, image.size, spacing).domain.size
-    layout = network.backbone.layout(network.body_spacing(spacing))
-    if layout.reach is None or task.over == "items":
+    grid = network.backbone.layout(network.body_spacing(spacing)).grid
+    reach, usual = network.sight(network.body_spacing(spacing))
+    if reach is None or task.over == "items":
         return {}
-    core = [1 if n == 1 else max(g, 32 // g * g) for n, g in zip(domain, layout.grid)]
-    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(domain, layout.reach, layout.grid)]
+    core = [1 if n == 1 else max(g, 32 // g * g) for n, g in zip(domain, grid)]
+    around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(domain, reach, grid)]
     step = [n // d for n, d in zip(image.size, domain)]
     # Along an axis that the body sees as one plane all of the image is read.
     wanted = [
@@ -286,7 +318,7 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
         results.append(task.store(out[(..., *kept.slices)]).float())
     difference = (results[0] - results[1]).abs()
     return {
-        "halo": list(layout.halo),
+        "halo": list(usual),
         "mean": float(difference.mean()),
         "largest": float(difference.max()),
     }

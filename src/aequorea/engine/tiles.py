@@ -45,15 +45,13 @@ class Tiling:
     ) -> Tiling:
         """Return the tiling with the default halo, that of the full reach, or a given one (voxels z, y, x)."""
         bare = cls(network, size, spacing, (0, 0, 0))
-        layout = network.backbone.layout(bare.body_spacing)
+        reach, usual = network.sight(bare.body_spacing)
         if not isinstance(halo, str):
             margin: Any = halo
-        elif layout.reach is None:
+        elif reach is None:
             margin = bare.domain.size
-        elif halo == "full":
-            margin = layout.reach
         else:
-            margin = layout.halo
+            margin = reach if halo == "full" else usual
         return cls(network, size, spacing, (int(margin[0]), int(margin[1]), int(margin[2])))
 
     @property

@@ -31,6 +31,19 @@ class Network(nn.Module):
         found: Spacing | None = self.stem.domain(PROBE, spacing)[1]
         return found
 
+    def sight(self, spacing: Spacing | None) -> tuple[Triple | None, Triple]:
+        """Return how far an output voxel sees, and how much of it is computed by default: stem, body and head together.
+
+        In voxels (z, y, x) of the body's grid, of that spacing; ``None`` where it sees the whole image.
+        """
+        layout = self.backbone.layout(spacing)
+        ends = [getattr(part, "reach", (0, 0, 0)) for part in (self.stem, self.head)]
+        halo_z, halo_y, halo_x = (sum(n) for n in zip(layout.halo, *ends))
+        if layout.reach is None:
+            return None, (halo_z, halo_y, halo_x)
+        z, y, x = (sum(n) for n in zip(layout.reach, *ends))
+        return (z, y, x), (halo_z, halo_y, halo_x)
+
     def levels(
         self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN
     ) -> tuple[list[Tensor], Tensor]:
