@@ -96,7 +96,7 @@ class OpticsSpec(Spec):
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera and exposure: photons at brightness 1, counts per photon, dark counts, read noise in photons."""
+    """One camera and exposure: photons where the light is 1, counts per photon, dark counts, read noise in photons."""
 
     photons: float
     gain: float
@@ -118,7 +118,7 @@ class CameraSpec(Spec):
     Attributes
     ----------
     photons
-        Per voxel at brightness 1; drawn evenly on a logarithmic scale.
+        In the brightest voxel, on average; drawn evenly on a logarithmic scale.
     gain
         Counts per photon.
     offset
@@ -127,14 +127,16 @@ class CameraSpec(Spec):
         Standard deviation in photons.
     """
 
-    photons: Above0 = (8.0, 200.0)
+    photons: Above0 = (20.0, 400.0)
     gain: Above0 = (1.0, 4.0)
     offset: Span = (50.0, 150.0)
     read_noise: Span = (0.5, 2.5)
 
-    def draw(self, rng: Generator) -> Camera:
-        """Return one camera."""
+    def draw(self, light: Array, rng: Generator) -> Camera:
+        """Return one camera, exposed for the brightest voxel of the light."""
         photons = math.exp(rng.uniform(math.log(self.photons[0]), math.log(self.photons[1])))
+        brightest = float(light.max())
+        photons /= brightest if brightest > 0 else 1.0
         return Camera(
             photons, rng.uniform(*self.gain), rng.uniform(*self.offset), rng.uniform(*self.read_noise)
         )
@@ -187,7 +189,7 @@ class ClutterSpec(Spec):
     share
         Of the volume that it fills, below 1.
     brightness
-        Of its middle.
+        Of its brightest voxel, as the lens shows it, in units of the sheet's.
     radius
         Typical radius of a blob, µm.
     gap
@@ -205,10 +207,10 @@ class ClutterSpec(Spec):
             raise ValueError("expected a share below 1")
         return self
 
-    def cluttered(self, volume: Array, spacing: Spacing, rng: Generator) -> Array:
-        """Add drawn blobs off the surface of a bright sheet."""
-        drawn = [rng.uniform(*span) for span in (self.share, self.brightness, self.radius, self.gap)]
-        return forward.cluttered(volume, *drawn, spacing=spacing, rng=rng)
+    def blobs(self, volume: Array, spacing: Spacing, rng: Generator) -> Array:
+        """Return drawn blobs off the surface of a bright sheet, 1 in their middles."""
+        share, radius, gap = (rng.uniform(*span) for span in (self.share, self.radius, self.gap))
+        return forward.clutter(volume, share, radius, gap, spacing, rng)
 
 
 class DegradeSpec(Spec):
@@ -326,21 +328,21 @@ def grids(task: str, size: Triple, spacing: Spacing, spec: DegradeSpec) -> tuple
 def denoise(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator) -> Pair:
     """Noisy counts, and the counts expected: both through the same lens."""
     light = spec.medium.glowing(_seen(truth, spacing, spec.optics.draw(rng)), spacing, rng)
-    camera = spec.camera.draw(rng)
+    camera = spec.camera.draw(light, rng)
     return camera.exposed(light, rng), camera.expected(light)
 
 
 def deblur(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator) -> Pair:
     """Noisy counts through a lens and with out-of-focus light, and the truth in counts."""
     light = spec.medium.glowing(_seen(truth, spacing, spec.optics.draw(rng)), spacing, rng)
-    camera = spec.camera.draw(rng)
+    camera = spec.camera.draw(light, rng)
     return camera.exposed(light, rng), camera.expected(truth)
 
 
 def destripe(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator) -> Pair:
     """Noisy counts dimmed with depth and behind shadows, and the counts expected in clear medium."""
     light = _seen(truth, spacing, spec.optics.draw(rng))
-    camera = spec.camera.draw(rng)
+    camera = spec.camera.draw(light, rng)
     return camera.exposed(spec.medium.shaded(light, spacing, rng), rng), camera.expected(light)
 
 
@@ -348,7 +350,7 @@ def super_resolve(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Genera
     """Noisy counts of large pixels through a lens, and the truth in counts on small ones."""
     f = spec.undersampling
     light = forward.binned(_seen(truth, spacing, spec.optics.draw(rng)), f)
-    camera = spec.camera.draw(rng)
+    camera = spec.camera.draw(light, rng)
     _, ny, nx = light.shape
     return camera.exposed(light, rng), camera.expected(truth[:, : ny * f, : nx * f])
 
@@ -357,22 +359,24 @@ def isotropic(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator)
     """Noisy counts of few planes, and the counts expected of all, as sharp along z as along y and x."""
     optics = spec.optics.draw(rng)
     light = forward.thinned(_seen(truth, spacing, optics), spec.planes)
-    camera = spec.camera.draw(rng)
+    camera = spec.camera.draw(light, rng)
     _, sigma = detection_sigma(optics.na, optics.wavelength, optics.refractive_index)
     sharp = blur(truth[: len(light) * spec.planes], (sigma, sigma, sigma), spacing)
     return camera.exposed(light, rng), camera.expected(sharp)
 
 
 def project(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator) -> Pair:
-    """Noisy counts of a bright sheet among clutter, and the counts expected on the sheet alone, in focus.
+    """Noisy counts of a bright sheet among clutter, and the counts expected on the sheet without the clutter.
 
-    The truth is the sheet alone: its brightest voxel along z is the brightness on the surface.
+    The truth is the sheet alone; through the lens its surface is where it is brightest along z.
     """
     optics = spec.optics.draw(rng)
-    light = _seen(spec.clutter.cluttered(truth, spacing, rng), spacing, optics)
-    light = spec.medium.glowing(light, spacing, rng)
-    camera = spec.camera.draw(rng)
-    return camera.exposed(light, rng), camera.expected(_seen(truth.max(0, keepdims=True), spacing, optics))
+    sheet = _seen(truth, spacing, optics)
+    blobs = _seen(spec.clutter.blobs(truth, spacing, rng), spacing, optics)
+    blobs *= rng.uniform(*spec.clutter.brightness) * sheet.max() / max(float(blobs.max()), 1e-6)
+    light = spec.medium.glowing(sheet + blobs, spacing, rng)
+    camera = spec.camera.draw(light, rng)
+    return camera.exposed(light, rng), camera.expected(sheet.max(0, keepdims=True))
 
 
 def light_field(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator) -> Pair:
@@ -393,9 +397,9 @@ def light_field(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generato
     part = optics.model_copy(update={"kind": "widefield", "na": optics.na / n})
     _, ky, kx = (min(k, 2 * m - 1) for k, m in zip(extent(part, spacing, zeros=0), truth.shape))
     seen = forward.convolved(truth, psf(part, spacing, (1, ky, kx)))
-    image = lenslet_image(seen, n, rng.uniform(*spec.disparity))[None]
-    camera = spec.camera.draw(rng)
-    return camera.exposed(image, rng), camera.expected(truth)
+    light = lenslet_image(seen, n, rng.uniform(*spec.disparity))[None]
+    camera = spec.camera.draw(light, rng)
+    return camera.exposed(light, rng), camera.expected(truth)
 
 
 TASKS: dict[str, Task] = {

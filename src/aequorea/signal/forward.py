@@ -154,7 +154,7 @@ def expected(light: Array, photons: float, gain: float, offset: float) -> Array:
     light
         Brightness, axes Z Y X.
     photons
-        Per voxel at brightness 1.
+        Per voxel where the light is 1.
     gain
         Counts per photon.
     offset
@@ -197,28 +197,22 @@ def surface_of(volume: Array, spacing: Spacing) -> Array:
     smooth = ndimage.gaussian_filter(np.asarray(volume, np.float64), (0, 2, 2), mode="nearest")
     total = smooth.sum(0)
     middle = volume.shape[0] * spacing[0] / 2
-    return np.where(total > 1e-6, np.tensordot(z, smooth, (0, 0)) / np.maximum(total, 1e-6), middle)
+    return np.asarray(
+        np.where(total > 1e-6, np.tensordot(z, smooth, (0, 0)) / np.maximum(total, 1e-6), middle)
+    )
 
 
-def cluttered(
-    volume: Array,
-    share: float,
-    brightness: float,
-    radius: float,
-    gap: float,
-    spacing: Spacing,
-    rng: Generator,
+def clutter(
+    volume: Array, share: float, radius: float, gap: float, spacing: Spacing, rng: Generator
 ) -> Array:
-    """Add blobs off the surface on which a volume's light lies.
+    """Return blobs off the surface on which a volume's light lies, 1 in their middles.
 
     Parameters
     ----------
     volume
         A bright sheet on dark ground, axes Z Y X.
     share
-        Of the volume that blobs fill.
-    brightness
-        Of a blob's middle.
+        Of the volume that blobs would fill if there were no sheet.
     radius
         Typical radius of a blob, µm.
     gap
@@ -229,12 +223,9 @@ def cluttered(
         Places the blobs.
     """
     z = (np.arange(volume.shape[0]) + 0.5)[:, None, None] * spacing[0]
-    field = ndimage.gaussian_filter(
-        rng.standard_normal(volume.shape, np.float32), [radius / d for d in spacing], mode="wrap"
-    )
+    sigma = [radius / d for d in spacing]
+    field = ndimage.gaussian_filter(rng.standard_normal(volume.shape, np.float32), sigma, mode="wrap")
     field /= max(float(field.std()), 1e-12)
-    edge = np.quantile(field, 1 - share)
-    blobs = np.clip((field - edge) / 0.5, 0, 1)
+    blobs = np.clip((field - np.quantile(field, 1 - share)) / 0.5, 0, 1)
     away = np.abs(z - surface_of(volume, spacing))
-    blobs *= np.clip((away - gap) / spacing[0], 0, 1)
-    return np.asarray(np.maximum(volume, brightness * blobs), np.float32)
+    return np.asarray(blobs * np.clip((away - gap) / spacing[0], 0, 1), np.float32)

@@ -196,8 +196,9 @@ def measured(
 ) -> Array:
     """Return a measured point-spread function as a kernel of sum 1, float64, axes Z Y X.
 
-    The background is subtracted, the bead's centre of mass is moved to voxel ``size // 2``, and each voxel becomes
-    the mean over its box of the linearly interpolated measurement (0 outside of it).
+    The background is subtracted and the bead's centre of mass moved to voxel ``size // 2``. A voxel as large as
+    the measurement's or larger is the mean of what it covers, a finer one is interpolated linearly; outside of
+    the measurement there is nothing.
 
     Parameters
     ----------
@@ -210,8 +211,8 @@ def measured(
     size
         Voxels of the kernel; default: odd and of the same extent.
     background
-        Counts without light; default: the median of the image's outermost voxels plus three of their robust
-        standard deviations, so that noise far from the bead adds up to little.
+        Counts without light; default: the middle of the image's outermost voxels plus two of their standard
+        deviations, both told from the darkest, so that noise far from the bead adds up to little.
 
     Raises
     ------
@@ -279,7 +280,7 @@ def _through_pinhole(spec: PsfSpec, z: Array, r: Array) -> Array:
         return np.asarray(np.einsum("a,abz->z", share, spline(way)))
 
     lit = debye(spec.na, spec.wavelength, spec.refractive_index, np.zeros(1), ring)[:, 0]
-    return np.stack([gathered(at) for at in r]) / ((share * lit).sum() * len(turn))
+    return np.asarray(np.stack([gathered(at) for at in r]) / ((share * lit).sum() * len(turn)))
 
 
 def _dark(bead: Array) -> float:
@@ -287,22 +288,26 @@ def _dark(bead: Array) -> float:
     rim = np.ones(bead.shape, bool)
     rim[tuple(slice(1, -1) if n > 2 else slice(None) for n in bead.shape)] = False
     outer = bead[rim] if rim.any() else bead.ravel()
-    level = float(np.median(outer))
-    return level + 3 * 1.4826 * float(np.median(np.abs(outer - level)))
+    # From the darkest quarter, since the bead's own light may reach the rim: for Gaussian noise these quantiles
+    # lie 1.64 and 0.67 standard deviations below the middle.
+    darkest, dark = np.quantile(outer, (0.05, 0.25))
+    deviation = (dark - darkest) / 0.97
+    return float(dark + 0.674 * deviation + 2 * deviation)
 
 
 def _centre(light: Array) -> tuple[float, ...]:
-    """Return the centre of mass of what is brighter than half of the bead's peak and touches the peak."""
+    """Return the centre of mass of what rises over half of the bead's peak, in one piece with the peak."""
     soft = ndimage.gaussian_filter(light, 0.7)
     pieces, _ = ndimage.label(soft > soft.max() / 2)
     bright = pieces == pieces[np.unravel_index(soft.argmax(), soft.shape)]
-    return tuple(float(c) for c in ndimage.center_of_mass(np.where(bright, soft, 0)))
+    return tuple(float(c) for c in ndimage.center_of_mass(np.where(bright, soft - soft.max() / 2, 0)))
 
 
 def _onto(old: int, old_step: float, new: int, new_step: float, centre: float) -> Array:
-    """Return the weights of the old voxels (columns) in the means over the new voxels (rows) along one axis."""
-    parts = max(1, math.ceil(4 * new_step / old_step))
-    inside = (np.arange(parts) + 0.5) / parts - 0.5
-    at = centre + (np.arange(new)[:, None] - new // 2 + inside) * new_step / old_step
-    weights = np.clip(1 - np.abs(at[:, :, None] - np.arange(old)), 0, None).mean(1)
-    return np.asarray(weights)
+    """Return the weights of the old voxels (columns) in the new voxels (rows) along one axis."""
+    ratio = new_step / old_step
+    away = np.abs(centre + (np.arange(new)[:, None] - new // 2) * ratio - np.arange(old))
+    if ratio < 1:
+        return np.asarray(np.clip(1 - away, 0, None))
+    # The share of the new voxel that the old one fills: nothing changes where the two coincide.
+    return np.asarray(np.clip((ratio + 1) / 2 - away, 0, 1) / ratio)

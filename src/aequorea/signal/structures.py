@@ -26,6 +26,8 @@ from aequorea.volume import Array, Spacing, Triple
 Span = tuple[float, float]
 MOST = 3000
 """Objects drawn at most, so that a large field of small objects does not take for ever."""
+BATCH = 8
+"""Filaments walked at a time."""
 
 
 class StructureSpec(Spec):
@@ -145,28 +147,29 @@ def filaments(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSpe
     """Smooth random walks that cross the volume, drawn as tubes."""
     light = np.zeros(size, np.float32)
     extent = np.array(size) * spacing
-    # A walk that crosses a box is about as long as the box is wide where it crosses.
     length = float(np.sqrt((extent**2).sum()))
     wanted = rng.uniform(*spec.filaments) * extent.prod()
-    lying = extent < 0.2 * length
-    for _ in range(MOST):
-        radius, persistence = rng.uniform(*spec.radius), rng.uniform(*spec.persistence)
-        step = min(persistence / 8, length / 4)
-        count = min(400, math.ceil(length / step))
-        way = rng.normal(0, 1, 3) * np.where(lying, 0.2, 1)
-        turns = rng.normal(0, math.sqrt(step / persistence), (2 * count, 3)) * np.where(lying, 0.2, 1)
-        start = rng.uniform(0, 1, 3) * extent
-        ends = np.concatenate(
-            [_walk(start, way, turns[:count], step)[::-1], _walk(start, -way, turns[count:], step)[1:]]
-        )
-        reach = ((ends > -radius) & (ends < extent + radius)).all(1)
-        near = reach[:-1] | reach[1:]
-        brightness = np.exp(rng.normal(0, spec.spread))
-        for a, b in zip(ends[:-1][near], ends[1:][near]):
-            _tube(light, a, b, radius, brightness, spacing)
-        wanted -= step * float(near.sum())
-        if wanted <= 0:
-            break
+    # In a thin slab walks lie nearly within it, else each would show as a dot.
+    lying = np.where(extent < 0.2 * length, 0.2, 1.0)
+    step = max(min(0.5 * spec.persistence[0], 2 * max(spacing)), length / 400)
+    for _ in range(MOST // BATCH):
+        radius, persistence = rng.uniform(*spec.radius, BATCH), rng.uniform(*spec.persistence, BATCH)
+        brightness = np.exp(rng.normal(0, spec.spread, BATCH))
+        start, way = rng.uniform(0, 1, (BATCH, 3)) * extent, rng.normal(0, 1, (BATCH, 3)) * lying
+        turns = rng.normal(0, 1, (2, math.ceil(length / step), BATCH, 3)) * lying
+        turns *= np.sqrt(step / persistence)[:, None]
+        forth, back = _walk(start, way, turns[0], step), _walk(start, -way, turns[1], step)
+        corners_NB3 = np.concatenate([back[:0:-1], forth])
+        for filament in range(BATCH):
+            corners = corners_NB3[:, filament]
+            inside = ((corners > -radius[filament]) & (corners < extent + radius[filament])).all(1)
+            near = inside[:-1] | inside[1:]
+            _tube(
+                light, corners[:-1][near], corners[1:][near], radius[filament], brightness[filament], spacing
+            )
+            wanted -= step * float(near.sum())
+            if wanted <= 0:
+                return light
     return light
 
 
@@ -240,8 +243,8 @@ def epithelium(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSp
     inside = rng.uniform(*spec.inside) * shine[index[:, 0]]
     pattern_YX = np.maximum(wall, inside).reshape(size[1:])
     z = (np.arange(size[0]) + 0.5)[:, None, None] * spacing[0]
-    # At least a voxel thick, so that the voxel on the surface is full.
-    half = max(thickness, spacing[0]) / 2
+    # So thick that the voxel nearest to the surface is full, wherever the surface passes through it.
+    half = max(thickness / 2, spacing[0])
     layer = np.clip((half - np.abs(z - height_YX)) / spacing[0] + 0.5, 0, 1)
     return np.asarray(layer * pattern_YX, np.float32)
 
@@ -276,15 +279,14 @@ def _height(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSpec)
     return np.asarray(deep * (0.5 + relief / 2 * hills / 4))
 
 
-def _walk(start: Array, way: Array, turns_N3: Array, step: float) -> Array:
-    """Return the corners of a walk whose direction turns a little at every step."""
-    ways = np.empty_like(turns_N3)
-    way = way / np.linalg.norm(way)
-    for n, turn in enumerate(turns_N3):
-        way = way + turn
-        way = way / np.linalg.norm(way)
-        ways[n] = way
-    return np.concatenate([start[None], start + step * np.cumsum(ways, 0)])
+def _walk(start_B3: Array, way_B3: Array, turns_NB3: Array, step: float) -> Array:
+    """Return the corners (axes corner, walk, z y x) of walks whose direction turns a little at every step."""
+    corners = [start_B3]
+    for turn in turns_NB3:
+        way_B3 = way_B3 / np.linalg.norm(way_B3, axis=1, keepdims=True)
+        corners.append(corners[-1] + step * way_B3)
+        way_B3 = way_B3 + turn
+    return np.stack(corners)
 
 
 def _cells(
@@ -352,24 +354,31 @@ def _box(
     return tuple(slice(a, b) for a, b in zip(first, last)), axes
 
 
-def _tube(light: Array, a: Array, b: Array, radius: float, brightness: float, spacing: Spacing) -> None:
-    """Draw the capsule between two points where it is brighter than what is there."""
-    box = _box(np.minimum(a, b) - radius, np.maximum(a, b) + radius, light.shape, spacing)
-    if box is None:
+def _tube(light: Array, a_S3: Array, b_S3: Array, radius: float, brightness: float, spacing: Spacing) -> None:
+    """Draw capsules between pairs of points (µm) where they are brighter than what is there."""
+    if not len(a_S3):
         return
-    where, axes = box
-    way = b - a
-    offset = [
-        (axis - start).reshape([-1 if i == k else 1 for i in range(3)])
-        for k, (axis, start) in enumerate(zip(axes, a))
-    ]
-    along = sum(o * w for o, w in zip(offset, way)) / (way @ way)
-    along = np.clip(along, 0, 1)
-    off = [o - along * w for o, w in zip(offset, way)]
-    away, width = _away(off, spacing)
-    np.maximum(
-        light[where], brightness * _filled(away, radius, width, 2), out=light[where], casting="same_kind"
+    step = np.array(spacing)
+    way_S3 = b_S3 - a_S3
+    middle_S3 = np.floor((a_S3 + b_S3) / 2 / step).astype(int)
+    reach = np.ceil((radius + np.abs(way_S3).max(0) / 2) / step).astype(int) + 1
+    around_K3 = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), -1).reshape(
+        -1, 3
     )
+    for part in range(0, len(a_S3), 256):  # for the memory's sake
+        now = slice(part, part + 256)
+        voxel_SK3 = middle_S3[now, None] + around_K3
+        inside = ((voxel_SK3 >= 0) & (voxel_SK3 < light.shape)).all(2)
+        segment = np.nonzero(inside)[0] + part
+        voxel_V3 = voxel_SK3[inside]
+        offset = (voxel_V3 + 0.5) * step - a_S3[segment]
+        way = way_S3[segment]
+        along = (offset * way).sum(1) / np.maximum((way * way).sum(1), 1e-12)
+        off = offset - np.clip(along, 0, 1)[:, None] * way
+        away, width = _away([off[:, 0], off[:, 1], off[:, 2]], spacing)
+        share = (brightness * _filled(away, radius, width, 2)).astype(np.float32)
+        shining = share > 0
+        np.maximum.at(light, tuple(voxel_V3[shining].T), share[shining])
 
 
 def _ball(
@@ -380,7 +389,7 @@ def _ball(
     if box is None:
         return
     where, axes = box
-    off = np.meshgrid(*(axis - c for axis, c in zip(axes, centre)), indexing="ij", sparse=True)
+    off = list(np.meshgrid(*(axis - c for axis, c in zip(axes, centre)), indexing="ij", sparse=True))
     away, width = _away(off, spacing)
     if skin is None:
         share = _filled(away, radius, width, 3)
