@@ -140,7 +140,15 @@ def drawn(kind: str, size: Triple, spacing: Spacing, seed: int, spec: StructureS
     if min(size) < 1 or min(spacing) <= 0:
         raise DataError(f"a structure of {size} voxels of {spacing} µm does not exist; give positive numbers")
     draw, number = KINDS[kind]
-    return draw(size, spacing, Generator(Philox(key=[seed, number])), spec or StructureSpec())
+    rng = Generator(Philox(key=[seed, number]))
+    spec = StructureSpec() if spec is None else spec
+    if kind in FLAT:
+        return draw(size, spacing, rng, spec)
+    # Thin shapes would look like beads in tall voxels: those are means over planes about as thick as pixels.
+    (nz, ny, nx), (dz, dy, dx) = size, spacing
+    parts = min(8, max(1, round(dz / min(dy, dx))))
+    fine = draw((nz * parts, ny, nx), (dz / parts, dy, dx), rng, spec)
+    return np.asarray(fine.reshape(nz, parts, ny, nx).mean(1))
 
 
 def filaments(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSpec) -> Array:
@@ -264,6 +272,8 @@ KINDS: dict[str, tuple[Callable[[Triple, Spacing, Generator, StructureSpec], Arr
     "network": (network, 5),
 }
 """Structures by name, each with the number of its random stream."""
+FLAT = ("membranes", "epithelium")
+"""Kinds whose shapes fill tall voxels evenly enough as they are."""
 TRAIN_KINDS = ("filaments", "membranes", "puncta", "vesicles", "epithelium")
 """To train on; ``network`` is kept for tests."""
 
@@ -323,7 +333,7 @@ def _count(wanted: float) -> int:
 
 
 def _filled(away: Array, half: float, width: Array, across: int) -> Array:
-    """Return the share of each voxel that a shape fills.
+    """Return the share of each voxel that a shape fills, so that all shares add up to the shape's volume.
 
     Parameters
     ----------
@@ -334,12 +344,25 @@ def _filled(away: Array, half: float, width: Array, across: int) -> Array:
     width
         Of the voxel in that direction.
     across
-        Directions in which the shape is thin: 1 for a wall, 2 for a tube, 3 for a ball. What is thinner than a
-        voxel is drawn a voxel thick and that much dimmer.
+        Directions in which the shape is thin: 1 for a wall, 2 for a tube, 3 for a ball.
+
+    Notes
+    -----
+    The edge rises over a voxel's width w. Summed over all directions that adds w²/12 to a tube's squared radius h²
+    and makes h³ + h w²/4 of a ball's h³, so h is chosen such that the sum is right. What would be thinner than a
+    voxel (h < w/2) is drawn with h = w/2 and that much dimmer.
     """
-    drawn_half = np.maximum(half, width / 2)
-    dimmer = (half / drawn_half) ** across
-    return np.asarray(np.clip((drawn_half - away) / width + 0.5, 0, 1) * dimmer)
+    if across == 1:
+        radius, thinnest = np.broadcast_to(half, width.shape), width / 2
+    elif across == 2:
+        radius, thinnest = np.sqrt(np.maximum(half**2 - width**2 / 12, 0)), width / math.sqrt(3)
+    else:
+        radius, thinnest = np.broadcast_to(half, width.shape), width / 4 ** (1 / 3)
+        for _ in range(3):  # Newton's steps from above, where the cubic is convex
+            excess = radius**3 + radius * width**2 / 4 - half**3
+            radius = radius - excess / (3 * radius**2 + width**2 / 4)
+    dimmer = np.minimum(half / thinnest, 1) ** across
+    return np.asarray(np.clip((np.maximum(radius, width / 2) - away) / width + 0.5, 0, 1) * dimmer)
 
 
 def _box(
@@ -399,8 +422,8 @@ def _ball(
 
 
 def _away(off: list[Array], spacing: Spacing) -> tuple[Array, Array]:
-    """Return the length of offsets (µm) and how wide a voxel is in their direction."""
+    """Return the length of offsets (µm), and how wide the ellipsoid in a voxel is in their direction."""
     away = np.sqrt(sum(o * o for o in off))
-    across = np.sqrt(sum((o * d) ** 2 for o, d in zip(off, spacing)))
+    steps = np.sqrt(sum((o / d) ** 2 for o, d in zip(off, spacing)))
     mean = float(np.prod(spacing)) ** (1 / 3)
-    return away, np.where(away > 1e-9, across / np.maximum(away, 1e-9), mean)
+    return away, np.where(away > 1e-9, away / np.maximum(steps, 1e-9), mean)
