@@ -26,6 +26,7 @@ from aequorea.engine.train import TrainSpec, train
 from aequorea.layers.forest import ForestHead
 from aequorea.model import Model
 from aequorea.objectives.mae import MAE, MAESpec
+from aequorea.objectives.restore_many import RestoreMany, RestoreManySpec
 from aequorea.registry import build
 from aequorea.results import MemoryOutput
 from aequorea.signal.specimens import NucleiSpec, touching_nuclei
@@ -87,6 +88,17 @@ def _mae(field: str, value: Any) -> bytes:
     facts = objective.survey(lambda rng: patch, UNet(UNetSpec(levels=2)), None, np.random.default_rng(0))
     made = objective.prepare(patch, np.random.default_rng(2), facts)
     return b"".join(np.ascontiguousarray(made[name]).tobytes() for name in ("hidden", "target"))
+
+
+def _restore_many(field: str, value: Any) -> Any:
+    every = dict.fromkeys(("denoise", "super_resolve", "isotropic", "light_field"), 1.0)
+    words: dict[str, Any] = {"tasks": {**every, "denoise": 9.0}} if field != "tasks" else {}
+    objective = RestoreMany(changed(RestoreManySpec, field, value, **words))
+    if field == "temperature":
+        return objective.shares
+    patch = np.random.default_rng(0).random((1, 16, 44, 44), np.float32)
+    made = objective.prepare(patch, np.random.default_rng(2), {"spacing": None})
+    return {name: array.shape for name, array in made.items()}
 
 
 def _filters(field: str, value: Any) -> Any:
@@ -297,6 +309,12 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "MAESpec.unit": (partial(_mae, "unit"), 16),
     "MAESpec.hidden": (partial(_mae, "hidden"), 0.8),
     "MAESpec.optics": (partial(_mae, "optics"), 1.0),
+    "RestoreManySpec.tasks": (partial(_restore_many, "tasks"), {"deblur": 1.0}),
+    "RestoreManySpec.temperature": (partial(_restore_many, "temperature"), 9.0),
+    "RestoreManySpec.views": (partial(_restore_many, "views"), 4),
+    "RestoreManySpec.depth": (partial(_restore_many, "depth"), 4),
+    "RestoreManySpec.factor": (partial(_restore_many, "factor"), 3),
+    "RestoreManySpec.planes": (partial(_restore_many, "planes"), 2),
     "UNetSpec.size": (partial(_unet, "size"), "small"),
     "UNetSpec.levels": (partial(_unet, "levels"), 2),
     "FiltersSpec.scales": (partial(_filters, "scales"), (1.0,)),

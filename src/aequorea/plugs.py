@@ -189,11 +189,12 @@ class Objective(Protocol):
     One that owns modules is an ``nn.Module``; those whose size depends on the body are of PyTorch's lazy kind
     (``nn.LazyConv3d``): one sample is run before training begins.
 
-    Three more methods are used where there are any: ``survey(patch, backbone, spacing, rng)`` returns plain data about
+    Four more methods are used where there are any: ``survey(patch, backbone, spacing, rng)`` returns plain data about
     a volume, found when it is first drawn, which ``prepare`` gets as ``facts`` (it may ask the backbone for its layout,
     but not run it, since it is being trained); ``residuals(backbone, batch, spacing)`` returns sums of
     squared errors for each sample, of the network and of its rivals, for the table of held-out volumes;
-    ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report.
+    ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report. One that trains tasks returns
+    (task, stem, head) by name from ``trained()``: with the body they are saved as models beside it.
     """
 
     Spec: ClassVar[type[Spec]]

@@ -34,7 +34,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "linear": "aequorea.adapters.linear:LinearProbe",
         "lora": "aequorea.adapters.lora:LoRA",
     },
-    "objectives": {"mae": "aequorea.objectives.mae:MAE"},
+    "objectives": {
+        "mae": "aequorea.objectives.mae:MAE",
+        "restore_many": "aequorea.objectives.restore_many:RestoreMany",
+    },
     "formats": {
         "ome_zarr": "aequorea.formats.ome_zarr:OmeZarr",
         "tiff": "aequorea.formats.tiff:Tiff",

@@ -53,7 +53,7 @@ def pair(task: str, seed: int) -> tuple[Array, Array]:
         "super_resolve": lambda: truth.reshape(12, 16, 3, 16, 3).mean((2, 4)),
         "isotropic": lambda: truth[::2],
         "project": lambda: truth,
-        "light_field": lambda: np.kron(truth.mean(0), np.ones((3, 3)))[None],
+        "light_field": lambda: truth.mean(0, keepdims=True),
     }.get(task, lambda: truth)()
     target = {"project": lambda: truth.max(0, keepdims=True), "light_field": lambda: truth[:5]}.get(
         task, lambda: truth

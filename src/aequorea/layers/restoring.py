@@ -23,6 +23,12 @@ SOFT = 1e-3
 """Of the Charbonnier loss, in units of the intensity range."""
 FLOOR = 1e-5
 """Mean squared error that the logarithm does not ask to be lowered, in units of the intensity range: 50 dB."""
+SMOOTHINGS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
+"""Standard deviations in voxels along y and x of the copies that a :class:`SmoothingHead` mixes."""
+DEEP = 0.3
+"""Their standard deviation along z as a share of that, of the copies that are smoothed along z too."""
+TRUNCATE = 2.5
+"""Standard deviations at which a Gaussian ends."""
 WINDOW = 7
 """Voxels along an edge of the window that a similarity is a mean over, where the image has as many."""
 
@@ -78,24 +84,91 @@ class AddingHead(nn.Module):
         return finer_grid(region, spacing, self.factor)
 
 
+class SmoothingHead(nn.Module):
+    """An image smoothed at every voxel as much as the network finds right there, and what it adds.
+
+    Smoothed copies are mixed voxel by voxel with weights that sum to one. What has learnt little is then a smoothed
+    image and not a noisy one, and what is learnt first is where to smooth how much: of few pairs that is most of what
+    there is to be learnt. In the manner of kernel-predicting networks (Bako et al., "Kernel-Predicting Convolutional
+    Networks for Denoising Monte Carlo Renderings", SIGGRAPH 2017) with a bank of Gaussians in place of free kernels.
+
+    Parameters
+    ----------
+    channels, stride
+        Of the pyramid's finest level.
+    outputs
+        Output channels, the first of what the stem gave the body.
+    """
+
+    def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
+        super().__init__()
+        self.stride, self.outputs = stride, outputs
+        far = max(math.ceil(TRUNCATE * s) for s in SMOOTHINGS)
+        self.reach: Triple = (math.ceil(TRUNCATE * DEEP * max(SMOOTHINGS)), far, far)
+        self.mix = Conv(channels, channels)
+        self.last = Pointwise(channels, outputs * (2 + 2 * len(SMOOTHINGS)))
+        _begin_small(self.last, 1e-2)
+
+    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        """Return output_BKZYX: the image smoothed by voxel, and what is added."""
+        z, y, width = x.shape[2:]
+        level = levels[0]
+        if self.stride != (1, 1, 1):
+            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
+        found = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
+        image = x[:, : self.outputs]
+        added, logits = found[:, : self.outputs], found[:, self.outputs :]
+        copies = [image]
+        for sigma in SMOOTHINGS:
+            plane = smoothed(smoothed(image, sigma, 3), sigma, 4)
+            copies += [plane, smoothed(plane, DEEP * sigma, 2)]
+        weights = torch.softmax(logits.unflatten(1, (self.outputs, len(copies))), 2)
+        out: Tensor = added + (weights * torch.stack(copies, 2)).sum(2)
+        return out
+
+    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
+        """Return the region itself."""
+        return region, spacing
+
+
+def smoothed(x: Tensor, sigma: float, axis: int) -> Tensor:
+    """Return x_BCZYX smoothed by a Gaussian along an axis; beyond the ends nothing is known, and weighs nothing."""
+    n = x.shape[axis]
+    far = min(math.ceil(TRUNCATE * sigma), n - 1)
+    if far == 0:
+        return x
+    place = torch.arange(-far, far + 1, dtype=torch.float32, device=x.device)
+    kernel = torch.exp(-0.5 * (place / sigma) ** 2).to(x.dtype)
+    shape = [1, 1, 1, 1, 1]
+    shape[axis] = 2 * far + 1
+    padding = [far if i == axis else 0 for i in (2, 3, 4)]
+    rows = x.flatten(0, 1)[:, None]
+    weight = F.conv1d(torch.ones(1, 1, n, dtype=x.dtype, device=x.device), kernel.view(1, 1, -1), padding=far)
+    line = [1, 1, 1, 1, 1]
+    line[axis] = n
+    out: Tensor = F.conv3d(rows, kernel.view(shape), padding=padding) / weight.view(line)
+    return out.view(x.shape)
+
+
 class VolumeHead(AddingHead):
     """As :class:`AddingHead`, where the stem makes a volume of a plane: the body's grid has one plane, the output all.
 
     Parameters
     ----------
-    channels, stride, outputs
-        As there.
+    channels, stride, outputs, factor
+        As there; the factor along z is 1.
     depth
         Planes of the volume.
     """
 
-    def __init__(self, channels: int, stride: Triple, outputs: int, depth: int) -> None:
-        super().__init__(channels, stride, outputs)
+    def __init__(self, channels: int, stride: Triple, outputs: int, factor: Triple, depth: int) -> None:
+        super().__init__(channels, stride, outputs, factor)
         self.depth = depth
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region in all planes of the volume."""
-        return Region((0, *region.start[1:]), (self.depth, *region.stop[1:])), spacing
+        fine, spacing = finer_grid(region, spacing, self.factor)
+        return Region((0, *fine.start[1:]), (self.depth, *fine.stop[1:])), spacing
 
 
 class SurfaceHead(nn.Module):

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from aequorea.annotations import Annotation, TargetImage
-from aequorea.layers.restoring import AddingHead, LossName, SurfaceHead, VolumeHead, loss
+from aequorea.layers.restoring import AddingHead, LossName, SmoothingHead, SurfaceHead, VolumeHead, loss
 from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
 from aequorea.plugs import Layout
 from aequorea.results import Output, Result
@@ -141,6 +141,10 @@ class Restoration:
 class Denoise(Restoration):
     """Noise taken out of planes and volumes."""
 
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head that smooths as much as is right at each voxel, and adds what that lacks."""
+        return SmoothingHead(layout.channels[0], layout.strides[0], self.outputs)
+
 
 class Deblur(Restoration):
     """Blur taken out, on the same grid."""
@@ -221,7 +225,7 @@ class LightFieldSpec(RestorationSpec):
 
 
 class LightField(Restoration):
-    """A volume of the views that one light-field image holds, on the grid of its lenslets."""
+    """A volume of the views that one light-field image holds, its voxels as fine as that image's pixels."""
 
     Spec = LightFieldSpec
 
@@ -231,4 +235,5 @@ class LightField(Restoration):
 
     def head(self, layout: Layout) -> nn.Module:
         """Return a head that gives all planes."""
-        return VolumeHead(layout.channels[0], layout.strides[0], self.outputs, self.spec.depth)
+        factor: Triple = (1, self.spec.views, self.spec.views)
+        return VolumeHead(layout.channels[0], layout.strides[0], self.outputs, factor, self.spec.depth)
