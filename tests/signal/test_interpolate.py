@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from aequorea.errors import DataError
 from aequorea.signal.interpolate import enlarged, interpolated, isotropic
@@ -41,3 +42,10 @@ def test_unknown_spacing_is_asked_for():
 
 def test_single_planes_are_repeated():
     assert interpolated(np.arange(4.0).reshape(1, 2, 2), (3, 2, 2), order=3)[2].tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_equal_to_splines_of_scipy(rng, order):
+    image = rng.random((5, 12, 9))
+    expected = ndimage.zoom(image, (3, 1, 2), order=order, mode="nearest", grid_mode=True)
+    assert interpolated(image, (15, 12, 18), order=order) == pytest.approx(expected, abs=1e-5)

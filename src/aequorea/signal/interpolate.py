@@ -29,11 +29,15 @@ def interpolated(image: Array, size: Triple, *, order: int = 1) -> Array:
     for axis, (n, m) in enumerate(zip(values.shape, size)):
         if n == m:
             continue
-        zoom = [m / n if i == axis else 1.0 for i in range(3)]
-        values = ndimage.zoom(values, zoom, order=order if n > 1 else 0, mode="nearest", grid_mode=True)
+        # The spline of each unit vector makes a matrix, whose product is far faster than a spline of volumes.
+        weights = ndimage.zoom(
+            np.eye(n), (m / n, 1), order=order if n > 1 else 0, mode="nearest", grid_mode=True
+        )
+        along = np.tensordot(weights.astype(np.float32), values, (1, axis))
+        values = np.moveaxis(along, 0, axis)
     if values.shape != tuple(size):
         raise DataError(f"an image of {image.shape} voxels (z, y, x) cannot be brought to {size}")
-    return np.asarray(values)
+    return np.ascontiguousarray(values)
 
 
 def isotropic(
