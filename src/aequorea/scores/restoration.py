@@ -39,7 +39,8 @@ PERCENTILES = (0.1, 99.9)
 BLOCK: Triple = (32, 256, 256)
 KEPT_VOXELS = 1 << 26
 """Up to this size a volume is read once and kept; larger ones are read again for every pass."""
-_BINS = 1 << 16
+_DIGITS = 1 << 16
+_SIGN = np.uint64(1 << 63)
 
 Blocks = Callable[[], Iterator[tuple[Array, Array]]]
 
@@ -230,7 +231,7 @@ class _Channel:
 
     def range(self, moments: Moments, span: Span) -> float:
         if span == "percentiles":
-            low, high = percentiles(self.pairs, PERCENTILES, moments)
+            low, high = percentiles(self.pairs, PERCENTILES, moments.n)
             if high > low:
                 return high - low
         elif span != "extremes":
@@ -267,10 +268,11 @@ class _Channel:
         }
 
 
-def percentiles(blocks: Blocks, shares: Sequence[float], moments: Moments) -> list[float]:
+def percentiles(blocks: Blocks, shares: Sequence[float], n: int) -> list[float]:
     """Return exact percentiles (interpolated linearly) of true intensities that come in blocks.
 
-    A histogram finds the bins that hold the ranks in question, and only their values are kept.
+    Selection by digits: the bits of a float, put in ascending order, are counted 16 at a time, so that four
+    passes find any rank with counts alone, however the values are spread.
 
     Parameters
     ----------
@@ -278,43 +280,44 @@ def percentiles(blocks: Blocks, shares: Sequence[float], moments: Moments) -> li
         Called for each pass; yields found and true intensities, (N,) each.
     shares
         Percentiles, 0 to 100.
-    moments
-        Of the same values.
+    n
+        Number of values.
     """
-    low, high, n = moments.low, moments.high, moments.n
-    width = (high - low) / _BINS
-    if width <= 0:
-        return [low] * len(shares)
-
-    def bins(values: Array) -> Array:
-        return np.minimum(((values - low) / width).astype(np.int64), _BINS - 1)
-
-    histogram = np.zeros(_BINS, np.int64)
-    for _, t in blocks():
-        histogram += np.bincount(bins(t), minlength=_BINS)
     place = [share / 100 * (n - 1) for share in shares]
-    ranks = sorted({rank for p in place for rank in (math.floor(p), min(math.floor(p) + 1, n - 1))})
-    below = np.cumsum(histogram)
-    wanted = np.unique(np.searchsorted(below, ranks, side="right"))
-    # Values and how often they occur: a background of one value stays one number.
-    kept: dict[float, int] = {}
-    for _, t in blocks():
-        values, number = np.unique(t[np.isin(bins(t), wanted)], return_counts=True)
-        for value, count in zip(values.tolist(), number.tolist()):
-            kept[value] = kept.get(value, 0) + count
-    values = np.array(sorted(kept))
-    bin_of = bins(values)
-    found: dict[int, float] = {}
-    for rank in ranks:
-        bin_ = int(np.searchsorted(below, rank, side="right"))
-        own = values[bin_of == bin_]
-        passed = np.cumsum([kept[value] for value in own.tolist()]) + below[bin_] - histogram[bin_]
-        found[rank] = float(own[int(np.searchsorted(passed, rank, side="right"))])
-    return [
-        found[math.floor(p)]
-        + (p - math.floor(p)) * (found[min(math.floor(p) + 1, n - 1)] - found[math.floor(p)])
-        for p in place
-    ]
+    ranks = {rank for p in place for rank in (math.floor(p), min(math.floor(p) + 1, n - 1))}
+    prefix, rest = dict.fromkeys(ranks, 0), {rank: rank for rank in ranks}
+    for shift in (48, 32, 16, 0):
+        digits = {begun: np.zeros(_DIGITS, np.int64) for begun in set(prefix.values())}
+        for _, t in blocks():
+            key = _ascending(t)
+            for begun, number in digits.items():
+                own = key if shift == 48 else key[key >> np.uint64(shift + 16) == begun]
+                digit = (own >> np.uint64(shift)) % np.uint64(_DIGITS)
+                number += np.bincount(digit.astype(np.int64), minlength=_DIGITS)
+        for rank in ranks:
+            number = digits[prefix[rank]]
+            below = np.cumsum(number)
+            digit = int(np.searchsorted(below, rest[rank], side="right"))
+            rest[rank] -= int(below[digit] - number[digit])
+            prefix[rank] = prefix[rank] * _DIGITS + digit
+    values = {rank: _value(key) for rank, key in prefix.items()}
+    found = []
+    for p in place:
+        low, high = values[math.floor(p)], values[min(math.floor(p) + 1, n - 1)]
+        found.append(low + (p - math.floor(p)) * (high - low))
+    return found
+
+
+def _ascending(values: Array) -> Array:
+    """Return float64 values as uint64 of the same order."""
+    bits = (values + 0.0).view(np.uint64)  # adding 0 makes -0.0 and 0.0 one value
+    return np.where(bits >> np.uint64(63) == 1, ~bits, bits | _SIGN)
+
+
+def _value(key: int) -> float:
+    """Return the value of a number of :func:`_ascending`."""
+    bits = np.uint64(key)
+    return float((bits ^ _SIGN if bits & _SIGN else ~bits).view(np.float64))
 
 
 def _of_arrays(found: Array, truth: Array) -> _Channel:

@@ -115,11 +115,8 @@ def mean_ms_ssim(read: Read, size: Triple, data_range: float) -> float:
             n = counted.sum(axis=(1, 2))
             mean = np.where(counted, term, 0).sum(axis=(1, 2)) / np.where(n, n, np.nan)
             product *= np.maximum(mean, 0) ** weight
-            x, t, known = (
-                _halved(x).mean(axis=(2, 4)),
-                _halved(t).mean(axis=(2, 4)),
-                _halved(known).all(axis=(2, 4)),
-            )
+            x, t = _halved(x).mean(axis=(2, 4)), _halved(t).mean(axis=(2, 4))
+            known = np.asarray(_halved(known).all(axis=(2, 4)))
         planes.append(product)
     values = np.concatenate(planes)
     values = values[np.isfinite(values)]
@@ -163,7 +160,7 @@ def whole_windows(known: Array, axes: tuple[int, ...]) -> Array:
     if known.all():
         return inside
     shape = tuple(WINDOW if i in axes else 1 for i in range(known.ndim))
-    return inside & (ndimage.minimum_filter(known.astype(np.uint8), shape) > 0)
+    return np.asarray(inside & (ndimage.minimum_filter(known.astype(np.uint8), shape) > 0))
 
 
 def _window(image: Array, axes: tuple[int, ...]) -> Array:
@@ -174,7 +171,7 @@ def _window(image: Array, axes: tuple[int, ...]) -> Array:
 def _halved(planes: Array) -> Array:
     """Return planes Z Y X as Z y 2 x 2, without a last odd row or column."""
     z, y, x = planes.shape
-    return planes[:, : y // 2 * 2, : x // 2 * 2].reshape(z, y // 2, 2, x // 2, 2)
+    return np.reshape(planes[:, : y // 2 * 2, : x // 2 * 2], (z, y // 2, 2, x // 2, 2))
 
 
 def _slabs(size: Triple, least: int) -> Iterator[Region]:
