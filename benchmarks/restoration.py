@@ -124,7 +124,9 @@ def classical(name: str, fields: Sequence[Field]) -> tuple[Callable[[Field], Ima
     """Return a classical method with the parameters that are best for training fields."""
     at = time.process_time()
     pairs = [(_stack(f.image), _stack(f.truth)) for f in fields]
-    fixed = {"depth": pairs[0][1].shape[0], "n": VIEWS} if name == "back_projection" else None
+    fixed: dict[str, Any] | None = None
+    if name == "back_projection":
+        fixed = {"planes": pairs[0][1].shape[0], "side": VIEWS, "factor": VIEWS}
     if name.startswith("interpolation"):
         fixed = {"factor": max(b // a for a, b in zip(pairs[0][0].shape, pairs[0][1].shape))}
     chosen = choose(name, pairs, decibels, spacing=fields[0].spacing, fixed=fixed)

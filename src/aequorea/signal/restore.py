@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from aequorea.errors import DataError, FormatError, nearest
+from aequorea.signal.back_projection import back_projected
 from aequorea.signal.deconvolve import lucy_by_gaussian, wiener_by_gaussian
 from aequorea.signal.denoise import gaussian, non_local_means, total_variation
 from aequorea.signal.interpolate import enlarged, isotropic
-from aequorea.signal.light_field import back_projected
 from aequorea.signal.project import maximum, smooth_surface
 from aequorea.volume import Array, Spacing, Volume
 

@@ -4,7 +4,8 @@ import tifffile
 from scipy import ndimage
 
 from aequorea.errors import DataError
-from aequorea.signal.light_field import Rays, back_projected, views
+from aequorea.signal.back_projection import Rays, back_projected
+from aequorea.signal.light_field import views
 from aequorea.signal.restore import Classical
 
 
@@ -13,7 +14,7 @@ def test_views_are_pixels_under_the_lenslets(rng):
     found = views(field, 4)
     assert found.shape == (16, 3, 5)
     assert np.array_equal(found[4 * 2 + 3], field[2::4, 3::4])
-    with pytest.raises(DataError, match="whole lenslets"):
+    with pytest.raises(DataError, match="cut it to multiples"):
         views(field, 5)
 
 
