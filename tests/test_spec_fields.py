@@ -37,6 +37,7 @@ from aequorea.volume import from_array
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.predict import PredictSpec, predict
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
+from degrade_fields import CHANGES as DEGRADE
 from quick import TRAIN, item, model_file, nuclei, recipe
 
 torch.set_num_threads(1)
@@ -376,6 +377,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "PretrainSpec.patch": (partial(_pretrain, "patch"), [4, 16, 16]),
     "WeightedObjective.objective": (partial(_pretrain, "objective"), {"name": "unknown"}),
     "WeightedObjective.weight": (partial(_pretrain, "weight"), 0.1),
+    **DEGRADE,
 }
 """For each field what is looked at, and the value that must change it."""
 

@@ -35,11 +35,8 @@ def test_a_lens_keeps_the_light_whatever_the_size(
 def test_a_lens_is_a_convolution(size: tuple[int, int, int], ends: tuple[int, int, int], seed: int) -> None:
     rng = default_rng(seed)
     volume, kernel = rng.random(size), rng.random(ends)
-    slow = ndimage.convolve(volume, kernel, mode="reflect", origin=[-(1 - n % 2) for n in ends])
-    fast = forward.convolved(volume, kernel)
-    # A kernel's centre is voxel size // 2 in both; SciPy says so with an origin for even sizes.
-    slow_plain = ndimage.convolve(volume, kernel, mode="reflect")
-    assert np.allclose(fast, slow, atol=1e-4) or np.allclose(fast, slow_plain, atol=1e-4)
+    slow = ndimage.convolve(volume, kernel, mode="reflect")
+    assert np.allclose(forward.convolved(volume, kernel), slow, atol=1e-4)
 
 
 @pytest.mark.parametrize("ends", [(1, 1, 1), (3, 4, 5), (2, 2, 2)])

@@ -371,8 +371,12 @@ def project(truth: Array, spacing: Spacing, spec: DegradeSpec, rng: Generator) -
     The truth is the sheet alone; through the lens its surface is where it is brightest along z.
     """
     optics = spec.optics.draw(rng)
-    sheet = _seen(truth, spacing, optics)
-    blobs = _seen(spec.clutter.blobs(truth, spacing, rng), spacing, optics)
+    # Over and under the stack it is dark: a mirrored sheet would shine into the real one.
+    margin = extent(optics, spacing)[0] // 2
+    dark = [(margin, margin), (0, 0), (0, 0)]
+    inner = slice(margin, margin + len(truth))
+    sheet = _seen(np.pad(truth, dark), spacing, optics)[inner]
+    blobs = _seen(np.pad(spec.clutter.blobs(truth, spacing, rng), dark), spacing, optics)[inner]
     blobs *= rng.uniform(*spec.clutter.brightness) * sheet.max() / max(float(blobs.max()), 1e-6)
     light = spec.medium.glowing(sheet + blobs, spacing, rng)
     camera = spec.camera.draw(light, rng)
@@ -417,4 +421,8 @@ TASKS: dict[str, Task] = {
 def _seen(truth: Array, spacing: Spacing, optics: PsfSpec) -> Array:
     """Return the truth through a lens, its kernel no larger than what a mirrored volume can tell."""
     z, y, x = (min(k, 2 * n - 1) for k, n in zip(extent(optics, spacing), truth.shape))
-    return forward.convolved(truth, psf(optics, spacing, (z, y, x)))
+    kernel = psf(optics, spacing, (z, y, x))
+    # A wide field's light never ends along z. It fades out here, so that no edge of the kernel is seen.
+    away = np.abs(np.arange(z) - z // 2) / (z // 2 + 1)
+    kernel *= np.cos(np.pi / 2 * np.clip(2 * away - 1, 0, 1))[:, None, None] ** 2
+    return forward.convolved(truth, kernel / kernel.sum())

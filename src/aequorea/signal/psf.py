@@ -114,7 +114,7 @@ def psf(spec: PsfSpec, spacing: Spacing, size: Triple | None = None) -> Array:
     return np.asarray(whole / whole.sum())
 
 
-def extent(spec: PsfSpec, spacing: Spacing, zeros: float = 1.5) -> Triple:
+def extent(spec: PsfSpec, spacing: Spacing, zeros: float = 2) -> Triple:
     """Return the odd size (z, y, x) that holds the bright part of a point-spread function.
 
     Parameters

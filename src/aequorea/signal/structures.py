@@ -272,8 +272,8 @@ KINDS: dict[str, tuple[Callable[[Triple, Spacing, Generator, StructureSpec], Arr
     "network": (network, 5),
 }
 """Structures by name, each with the number of its random stream."""
-FLAT = ("membranes", "epithelium")
-"""Kinds whose shapes fill tall voxels evenly enough as they are."""
+FLAT = ("membranes", "epithelium", "network")
+"""Kinds that are drawn in tall voxels as they are: walls fill them evenly, and tubules have soft edges."""
 TRAIN_KINDS = ("filaments", "membranes", "puncta", "vesicles", "epithelium")
 """To train on; ``network`` is kept for tests."""
 
