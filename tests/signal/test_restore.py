@@ -46,7 +46,9 @@ def test_noise_is_estimated(rng, blobs):
     assert noise_level(
         np.broadcast_to(blobs[:1], (4, 40, 44)) + rng.normal(size=(4, 40, 44)) * 25
     ) == pytest.approx(25, rel=0.05)
-    assert noise_level(np.zeros((1, 1, 5))) == 0
+    assert noise_level(np.zeros((1, 1, 5))) == noise_level(np.zeros((1, 4, 5))) == 0
+    clipped = np.clip(rng.normal(size=(1, 40, 40)) - 3, 0, None)
+    assert noise_level(clipped) > 0
 
 
 @pytest.mark.parametrize("name", ["gaussian", "non_local_means", "total_variation"])

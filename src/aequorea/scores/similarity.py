@@ -4,7 +4,8 @@ SSIM is that of Wang, Bovik, Sheikh and Simoncelli (2004), IEEE Trans. Image Pro
 11 voxels and standard deviation 1.5 along each axis, K1 = 0.01, K2 = 0.03, population variances. It is the mean
 over windows that lie inside the image and hold only voxels that count. MS-SSIM is that of Wang, Simoncelli and
 Bovik (2003), Asilomar: five scales, each half the one before by the mean of 2 × 2 pixels, negative terms taken
-as 0.
+as 0. Brightness is compared relative to the truth's own intensities, so a large camera offset flatters all alike:
+subtract it first where it is known.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Weights of the five scales, finest first."""
 SMALLEST = WINDOW * 2 ** (len(SCALES) - 1)
 """Pixels along y and x that MS-SSIM needs at least."""
-VOXELS_AT_ONCE = 1 << 22
+VOXELS_AT_ONCE = 1 << 21
 
 _SIGMA = 1.5
 

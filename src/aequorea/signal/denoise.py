@@ -26,7 +26,11 @@ def noise_level(image: Array) -> float:
     y, x = image.shape[1:]
     even = np.asarray(image[:, : y // 2 * 2, : x // 2 * 2], np.float64)
     detail = (even[:, ::2, ::2] - even[:, 1::2, ::2] - even[:, ::2, 1::2] + even[:, 1::2, 1::2]) / 2
-    return float(np.median(np.abs(detail)) / _NORMAL_MEDIAN) if detail.size else 0.0
+    if not detail.size:
+        return 0.0
+    middle = float(np.median(np.abs(detail)) / _NORMAL_MEDIAN)
+    # A background cut off at 0 has no noise, and may be most of an image.
+    return middle if middle > 0 else float(np.sqrt(np.mean(detail * detail)))
 
 
 def gaussian(image: Array, spacing: Spacing | None = None, *, sigma: float = 1.0) -> Array:

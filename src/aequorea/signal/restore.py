@@ -58,8 +58,8 @@ class Method:
 METHODS: dict[str, Method] = {
     "identity": Method(identity),
     "gaussian": Method(gaussian, {"sigma": (0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)}),
-    "non_local_means": Method(non_local_means, {"strength": (0.4, 0.6, 0.8, 1.0, 1.3)}),
-    "total_variation": Method(total_variation, {"strength": (0.3, 0.6, 1.0, 1.5, 2.5, 4.0)}),
+    "non_local_means": Method(non_local_means, {"strength": (0.6, 1.0, 1.5, 2.5, 4.0)}),
+    "total_variation": Method(total_variation, {"strength": (0.3, 0.6, 1.0, 1.5, 2.5, 4.0, 6.0)}),
     "richardson_lucy": Method(
         lucy_by_gaussian, {"sigma": (1.0, 1.5, 2.0), "axial": (1.0, 3.0), "iterations": (5, 10, 20, 50)}
     ),
