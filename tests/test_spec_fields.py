@@ -22,10 +22,14 @@ from aequorea.backbones.hiera import Hiera, HieraSpec
 from aequorea.backbones.swinir import SwinIR, SwinIRSpec
 from aequorea.backbones.unet import UNet, UNetSpec
 from aequorea.engine import checkpoint
+from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import TrainSpec, train
 from aequorea.layers.forest import ForestHead
 from aequorea.layers.published import PublishedSpec, published_head, published_stem
+from aequorea.model import Model
 from aequorea.objectives.mae import MAE, MAESpec
+from aequorea.objectives.restore_many import RestoreMany, RestoreManySpec
+from aequorea.registry import build
 from aequorea.results import MemoryOutput
 from aequorea.signal.specimens import NucleiSpec, touching_nuclei
 from aequorea.specs import Spec
@@ -35,6 +39,7 @@ from aequorea.volume import from_array
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.predict import PredictSpec, predict
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
+from degrade_fields import CHANGES as DEGRADE
 from quick import TRAIN, item, model_file, nuclei, recipe
 
 torch.set_num_threads(1)
@@ -110,6 +115,17 @@ def _mae(field: str, value: Any) -> bytes:
     return b"".join(np.ascontiguousarray(made[name]).tobytes() for name in ("hidden", "target"))
 
 
+def _restore_many(field: str, value: Any) -> Any:
+    every = dict.fromkeys(("denoise", "super_resolve", "isotropic", "light_field"), 1.0)
+    words: dict[str, Any] = {"tasks": {**every, "denoise": 9.0}} if field != "tasks" else {}
+    objective = RestoreMany(changed(RestoreManySpec, field, value, **words))
+    if field == "temperature":
+        return objective.shares
+    patch = np.random.default_rng(0).random((1, 16, 44, 44), np.float32)
+    made = objective.prepare(patch, np.random.default_rng(2), {"spacing": None})
+    return {name: array.shape for name, array in made.items()}
+
+
 def _filters(field: str, value: Any) -> Any:
     return Filters(changed(FiltersSpec, field, value)).layout(None)
 
@@ -170,6 +186,23 @@ def _instances(field: str, value: Any) -> Any:
     out = MemoryOutput(folder())
     task.decode(from_array(task.store(_logits(2))[0].numpy(), (2.0, 0.5, 0.5)), None, out, {})
     return out.result.layers["objects"].read().tobytes()
+
+
+RESTORING = {
+    "RestorationSpec": "denoise",
+    "SuperResolveSpec": "super_resolve",
+    "IsotropicSpec": "isotropic",
+    "LightFieldSpec": "light_field",
+}
+
+
+def _restoration(spec: str, field: str, value: Any) -> Any:
+    words = {"name": RESTORING[spec], **({} if value is None else {field: value})}
+    task = build("tasks", words)
+    if field == "loss":
+        return float(task.loss(_logits(1), 0 * _logits(1)))
+    tiling = Tiling.of(Model.build(task, {"name": "unet", "levels": 2}, None).network, (4, 48, 48), None)
+    return task.dense_channels, tiling.output_size
 
 
 # Training
@@ -329,6 +362,12 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
             ("pyramid", "light_field", (64, 64)),
         )
     },
+    "RestoreManySpec.tasks": (partial(_restore_many, "tasks"), {"deblur": 1.0}),
+    "RestoreManySpec.temperature": (partial(_restore_many, "temperature"), 9.0),
+    "RestoreManySpec.views": (partial(_restore_many, "views"), 4),
+    "RestoreManySpec.depth": (partial(_restore_many, "depth"), 4),
+    "RestoreManySpec.factor": (partial(_restore_many, "factor"), 3),
+    "RestoreManySpec.planes": (partial(_restore_many, "planes"), 2),
     "UNetSpec.size": (partial(_unet, "size"), "small"),
     "UNetSpec.levels": (partial(_unet, "levels"), 2),
     "FiltersSpec.scales": (partial(_filters, "scales"), (1.0,)),
@@ -346,6 +385,17 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "InstancesSpec.height": (partial(_instances, "height"), "capped"),
     "InstancesSpec.neighbours": (partial(_instances, "neighbours"), 26),
     "InstancesSpec.cap_um": (partial(_instances, "cap_um"), 9.0),
+    **{
+        f"{task}.{field}": (partial(_restoration, task, field), value)
+        for task, field, value in (
+            ("RestorationSpec", "loss", "l1"),
+            ("RestorationSpec", "channels", 2),
+            ("SuperResolveSpec", "factor", 3),
+            ("IsotropicSpec", "factor", 3),
+            ("LightFieldSpec", "views", 4),
+            ("LightFieldSpec", "depth", 5),
+        )
+    },
     "TrainSpec.steps": (partial(_train, "steps"), 9),
     "TrainSpec.batch": (partial(_train, "batch"), 3),
     "TrainSpec.learning_rate": (partial(_train, "learning_rate"), 0.1),
@@ -379,6 +429,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "PretrainSpec.patch": (partial(_pretrain, "patch"), [4, 16, 16]),
     "WeightedObjective.objective": (partial(_pretrain, "objective"), {"name": "unknown"}),
     "WeightedObjective.weight": (partial(_pretrain, "weight"), 0.1),
+    **DEGRADE,
 }
 """For each field what is looked at, and the value that must change it."""
 

@@ -45,7 +45,7 @@ from torch import Tensor
 from aequorea import __version__
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import Precision
-from aequorea.engine.predict import normalised, predict_whole
+from aequorea.engine.predict import in_counts, normalised, predict_whole
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError, ModelError, SpecError
 from aequorea.layers.forest import ForestHead
@@ -199,8 +199,11 @@ class Model:
         """
         volume = image if isinstance(image, Volume) else from_array(image, spacing)
         self.check_channels(volume)
-        ranged = normalised(volume, intensity or measure(volume))
+        intensity = intensity or measure(volume)
+        ranged = normalised(volume, intensity)
         dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
+        if getattr(self.task, "in_counts", False):
+            dense = in_counts(dense, intensity, volume.dtype)
         with tempfile.TemporaryDirectory() as scratch:
             out = MemoryOutput(Path(scratch))
             self.task.decode(dense, volume, out, self.point if point is None else point)

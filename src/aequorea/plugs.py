@@ -136,6 +136,10 @@ class Task(Protocol):
         and not computed. False where the output of a constant is not 0, as in restoration.
     better
         The score that evaluations compare (higher is better).
+
+    A restoration also has ``in_counts = True``: training targets are brought to the units of their normalised images,
+    and ``decode`` is given the stored output in the image's own counts and type. ``unmirrored`` names axes (1: z, 2: y,
+    3: x) along which training does not mirror.
     """
 
     Spec: ClassVar[type[Spec]]
@@ -193,11 +197,12 @@ class Objective(Protocol):
     One that owns modules is an ``nn.Module``; those whose size depends on the body are of PyTorch's lazy kind
     (``nn.LazyConv3d``): one sample is run before training begins.
 
-    Three more methods are used where there are any: ``survey(patch, backbone, spacing, rng)`` returns plain data about
+    Four more methods are used where there are any: ``survey(patch, backbone, spacing, rng)`` returns plain data about
     a volume, found when it is first drawn, which ``prepare`` gets as ``facts`` (it may ask the backbone for its layout,
     but not run it, since it is being trained); ``residuals(backbone, batch, spacing)`` returns sums of
     squared errors for each sample, of the network and of its rivals, for the table of held-out volumes;
-    ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report.
+    ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report. One that trains tasks returns
+    (task, stem, head) by name from ``trained()``: with the body they are saved as models beside it.
     """
 
     Spec: ClassVar[type[Spec]]

@@ -18,6 +18,12 @@ BUILTIN: dict[str, dict[str, str]] = {
     "tasks": {
         "semantic": "aequorea.tasks.semantic:Semantic",
         "instances": "aequorea.tasks.instances:Instances",
+        "denoise": "aequorea.tasks.restore:Denoise",
+        "super_resolve": "aequorea.tasks.restore:SuperResolve",
+        "isotropic": "aequorea.tasks.restore:Isotropic",
+        "project": "aequorea.tasks.restore:Project",
+        "light_field": "aequorea.tasks.restore:LightField",
+        "deblur": "aequorea.tasks.restore:Deblur",
     },
     "backbones": {
         "filters": "aequorea.backbones.filters:Filters",
@@ -29,7 +35,10 @@ BUILTIN: dict[str, dict[str, str]] = {
         "linear": "aequorea.adapters.linear:LinearProbe",
         "lora": "aequorea.adapters.lora:LoRA",
     },
-    "objectives": {"mae": "aequorea.objectives.mae:MAE"},
+    "objectives": {
+        "mae": "aequorea.objectives.mae:MAE",
+        "restore_many": "aequorea.objectives.restore_many:RestoreMany",
+    },
     "formats": {
         "ome_zarr": "aequorea.formats.ome_zarr:OmeZarr",
         "tiff": "aequorea.formats.tiff:Tiff",

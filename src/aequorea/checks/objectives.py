@@ -12,6 +12,9 @@ from aequorea.checks.recipes import claim, recipe
 from aequorea.registry import build
 from aequorea.volume import Array
 
+MORE = 15
+"""Samples of a batch beside the first."""
+
 
 def objective(name: str, body: dict[str, Any] | None = None, **fields: Any) -> None:
     """Check a registered objective on a backbone.
@@ -45,7 +48,8 @@ def objective(name: str, body: dict[str, Any] | None = None, **fields: Any) -> N
         list(one) == list(same) and all(np.array_equal(one[k], same[k], equal_nan=True) for k in one),
         f"{name}: the same patch and generator give another sample",
     )
-    batch = {k: torch.from_numpy(np.stack([one[k], sample(4)[k]])) for k in one}
+    several = [one, *(sample(seed) for seed in range(4, 4 + MORE))]  # one that draws tasks draws each of them
+    batch = {k: torch.from_numpy(np.stack([each[k] for each in several])) for k in one}
     with torch.no_grad():
         plug(backbone, batch, None)  # gives lazy modules their size
     losses = plug(backbone, batch, None)

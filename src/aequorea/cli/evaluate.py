@@ -15,7 +15,7 @@ def command(app: typer.Typer) -> None:
 
     @app.command()
     def evaluate(
-        model: Annotated[Path, typer.Argument(help="Model file.")],
+        model: Annotated[Path, typer.Argument(help="Model file; with --folds the run folder of a recipe.")],
         data: Annotated[Path, typer.Argument(help="Folder or CSV of images with labels.")],
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder for scores and report.")] = Path(
             "evaluation"
@@ -23,6 +23,9 @@ def command(app: typer.Typer) -> None:
         halo: Annotated[
             str, typer.Option(help="Context of a tile: default, full (exact), or Z,Y,X voxels.")
         ] = "default",
+        folds: Annotated[
+            int, typer.Option(help="Train the recipe anew for each of so many folds, tested on the rest.")
+        ] = 0,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace the predictions of another model in OUT.")
         ] = False,
@@ -33,20 +36,22 @@ def command(app: typer.Typer) -> None:
     ) -> None:
         """Predict annotated images, score them, and write scores.json, scores.csv and report.html."""
         from aequorea.workflows.evaluate_model import evaluate_model
+        from aequorea.workflows.folds import cross_validate
         from aequorea.workflows.predict import PredictSpec
 
-        words = {"halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int)}
-        scores = evaluate_model(
-            model,
-            data,
-            out,
-            PredictSpec.parse(words),
-            overwrite=overwrite,
-            unlabelled=unlabelled,
-            spacing=numbers(spacing, "--spacing"),
-            axes=axes,
-            channel=channel,
+        spec = PredictSpec.parse(
+            {"halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int)}
         )
+        told = {
+            "unlabelled": unlabelled,
+            "spacing": numbers(spacing, "--spacing"),
+            "axes": axes,
+            "channel": channel,
+        }
+        if folds:
+            scores = cross_validate(model, data, out, folds, spec, **told)
+        else:
+            scores = evaluate_model(model, data, out, spec, overwrite=overwrite, **told)
         for name, interval in scores["pooled"]["model"].items():
             if interval["value"] is not None:
                 print(f"{name:24s} {interval['value']:.3f}  ({interval['n']} images)")

@@ -52,6 +52,8 @@ class Sampler:
         Of every draw.
     dimmed
         Whether contrast, offset, gamma and noise of the image are varied: not where the target is an intensity.
+    unmirrored
+        Axes (1: z, 2: y, 3: x) along which image and target are not the same in a mirror.
 
     Raises
     ------
@@ -66,8 +68,10 @@ class Sampler:
         patch: Triple,
         seed: int,
         dimmed: bool = True,
+        unmirrored: Sequence[int] = (),
     ) -> None:
         self.pairs, self.patch, self.seed, self._dimmed = list(pairs), patch, seed, dimmed
+        self._mirrored = [axis for axis in (1, 2, 3) if axis not in unmirrored]
         self._kinds = strata
         self.counts: dict[int, int] = {}
         self._index: dict[int, list[tuple[int, _Index]]] = {}
@@ -91,7 +95,7 @@ class Sampler:
         places = np.argwhere(self._kinds(pair.target.read(block)) == stratum)
         centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
-        image, target = _turn(image, target, rng)
+        image, target = _turn(image, target, rng, self._mirrored)
         image = _dim(image, rng) if self._dimmed else np.ascontiguousarray(image)
         return {"image": image, "target": np.ascontiguousarray(target)}
 
@@ -145,12 +149,14 @@ def _embed(block: Array, inside: Region, wanted: Region, fill: float) -> Array:
     return out
 
 
-def _turn(image: Array, target: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Mirror along each axis and swap y and x, image and target alike.
+def _turn(
+    image: Array, target: Array, rng: np.random.Generator, mirrored: Sequence[int] = (1, 2, 3)
+) -> tuple[Array, Array]:
+    """Mirror along axes and swap y and x, image and target alike.
 
     An axis that only the target has (depth, made from one plane) is not in the image to be mirrored.
     """
-    flips = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
+    flips = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5 and axis in mirrored)
     flips = tuple(axis for axis in flips if image.shape[axis] > 1 or target.shape[axis] == 1)
     swap = rng.random() < 0.5 and image.shape[2] == image.shape[3] and target.shape[2] == target.shape[3]
     image, target = np.flip(image, flips), np.flip(target, flips)

@@ -291,7 +291,7 @@ def _described(path: Path) -> dict[str, _Setup]:
             unit = micrometres(setup.findtext("voxelSize/unit"))
             words = (setup.findtext("voxelSize/size") or "").split()
             x, y, z = (float(s) * unit for s in words) if unit and len(words) == 3 else (None, None, None)
-            attributes = {e.tag: (e.text or "").strip() for e in setup.find("attributes") or ()}
+            attributes = {e.tag: (e.text or "").strip() for e in setup.iterfind("attributes/*")}
             channel = attributes.pop("channel", "")
             found[setup.findtext("id", "").strip()] = _Setup(
                 voxel_spacing(z, y, x, depth=0),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aequorea.plugs import Placement
 from aequorea.volume import Region, Spacing, Triple
+
+SHIFT = 3
+"""Lenslets by which the views of the outermost planes are shifted at most."""
 
 
 class PlainStem(nn.Module):
@@ -22,3 +27,79 @@ class PlainStem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Return image_BCZYX unchanged."""
         return image
+
+
+class DepthStem(nn.Module):
+    """Reads all planes of a stack, whose body's grid is one plane."""
+
+    def domain(self, size: Triple, spacing: Spacing | None) -> Placement:
+        """Return one plane."""
+        return (1, size[1], size[2]), spacing
+
+    def reads(self, region: Region, size: Triple) -> Region:
+        """Return the region in all planes."""
+        return Region((0, *region.start[1:]), (size[0], *region.stop[1:]))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return image_BCZYX unchanged: the head makes one plane of it."""
+        return image
+
+
+class LensletStem(nn.Module):
+    """A first volume of a light field: planes of the lenslets' grid, mixed of the views near by.
+
+    View d = n·i + j is every n-th pixel from row i and column j. A point at some depth lies in each view at another
+    place, so a plane at that depth is a sum of views, each shifted: one convolution that begins as that
+    (shift and add, Levoy et al., "Light field microscopy", 2006) and learns what is better.
+
+    Parameters
+    ----------
+    views
+        Pixels along y and x under each lenslet, n.
+    depth
+        Planes.
+    """
+
+    def __init__(self, views: int, depth: int) -> None:
+        super().__init__()
+        self.views, self.depth = views, depth
+        self.mix = nn.Conv2d(views**2, depth, 2 * SHIFT + 1, padding=SHIFT)
+        self.reach: Triple = (0, SHIFT, SHIFT)
+        with torch.no_grad():
+            self.mix.weight.copy_(_shift_and_add(views, depth))
+            assert self.mix.bias is not None
+            self.mix.bias.zero_()
+
+    def domain(self, size: Triple, spacing: Spacing | None) -> Placement:
+        """Return the grid of the lenslets; the volume's z step is their pitch, for want of a better one."""
+        n = self.views
+        coarse = None if spacing is None else (spacing[1] * n, spacing[1] * n, spacing[2] * n)
+        return (1, size[1] // n, size[2] // n), coarse
+
+    def reads(self, region: Region, size: Triple) -> Region:
+        """Return the pixels under the lenslets of a region, which are in one plane."""
+        n = self.views
+        return Region(
+            (0, n * region.start[1], n * region.start[2]), (1, n * region.stop[1], n * region.stop[2])
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return volume_B1ZYX of a light field_B11YX."""
+        volume: Tensor = self.mix(F.pixel_unshuffle(image[:, :1, 0], self.views))
+        return volume[:, None]
+
+
+def _shift_and_add(views: int, depth: int) -> Tensor:
+    """Return the kernel_DVYX by which plane d is the mean of all views, each shifted by its angle times the depth."""
+    kernel = torch.zeros(depth, views**2, 2 * SHIFT + 1, 2 * SHIFT + 1)
+    angles = torch.linspace(-1, 1, views)
+    slopes = torch.linspace(-1, 1, depth) if depth > 1 else torch.zeros(1)
+    for d, slope in enumerate(slopes.tolist()):
+        for i, v in enumerate(angles.tolist()):
+            for j, u in enumerate(angles.tolist()):
+                y, x = SHIFT * (1 + slope * v), SHIFT * (1 + slope * u)
+                for row in (int(y), min(int(y) + 1, 2 * SHIFT)):
+                    for column in (int(x), min(int(x) + 1, 2 * SHIFT)):
+                        share = max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column))
+                        kernel[d, views * i + j, row, column] = share / views**2
+    return kernel

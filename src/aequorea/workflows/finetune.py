@@ -37,10 +37,12 @@ from aequorea.layers.network import Network
 from aequorea.model import Model, card_of, load, take_body
 from aequorea.registry import build, find
 from aequorea.results import MemoryOutput
+from aequorea.signal.intensity import Intensity
 from aequorea.signal.resample import matched_size, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Region, Spacing, Triple, Volume
 from aequorea.workflows.dataset import Item, dataset, ranges, told_apart
+from aequorea.workflows.pairs import in_units_of
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
 from aequorea.workflows.splits import split_groups
 
@@ -170,7 +172,8 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
     elif spec.backbone.get("name") == "auto":
         if len(spec.backbone) > 1:
             raise SpecError("backbone 'auto' takes no fields: name the one that they are for, e.g. unet")
-        candidates = [{"name": name} for name in AUTO]
+        # A bank of filters tells kinds of voxels apart; it makes no images.
+        candidates = [{"name": name} for name in (AUTO if task.annotation == "label" else AUTO[1:])]
     else:
         candidates = [spec.backbone]
     for kind, words in (*(("backbones", words) for words in candidates), ("adapters", spec.adapter)):
@@ -252,10 +255,7 @@ class _Data:
         if start is not None:
             start.check_channels(items[0].image)
             spacing = start.spacing or spacing
-        scaled = [
-            matched(replace(item, image=normalised(item.image, intensities[item.name])), spacing, say)
-            for item in items
-        ]
+        scaled = [matched(in_range(item, intensities[item.name], task), spacing, say) for item in items]
         marked = any(item.split == "val" for item in items)
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
         if line:
@@ -291,6 +291,14 @@ class _Data:
                 )
             found.append(Pair(item.image, target, tiling))
         return found
+
+
+def in_range(item: Item, intensity: Intensity, task: Any) -> Item:
+    """Return an item with its image normalised, and a target in the same units where the task answers in counts."""
+    image = normalised(item.image, intensity)
+    if isinstance(item.annotation, TargetImage) and getattr(task, "in_counts", False):
+        return replace(item, image=image, annotation=in_units_of(image, item.annotation))
+    return replace(item, image=image)
 
 
 def matched(item: Item, spacing: Spacing | None, say: list[str]) -> Item:
@@ -332,11 +340,16 @@ def _fit(
     frozen = not any(p.requires_grad for p in network.backbone.parameters())
     pairs = source.pairs(model, source.train)
     spacing = network.body_spacing(source.spacing)
-    patch = spec.patch or patch_size([pair.tiling.domain.size for pair in pairs], pairs[0].tiling.grid)
+    patch = spec.patch or patch_of([pair.tiling for pair in pairs])
     if len({pair.tiling.reads(Region.whole(patch)).size for pair in pairs}) > 1:
         raise DataError("the images differ along an axis that the task reads whole: give images of one depth")
     sampler = Sampler(
-        pairs, source.task.strata, patch, spec.train.seed, dimmed=source.task.annotation != "image"
+        pairs,
+        source.task.strata,
+        patch,
+        spec.train.seed,
+        dimmed=source.task.annotation != "image",
+        unmirrored=getattr(source.task, "unmirrored", ()),
     )
     if source.task.annotation == "label":
         _guard_scarce_labels(sampler.counts, start is not None, say)
@@ -402,7 +415,7 @@ def _require_memory(
             voxels = max(voxels, *blocks)
         foresee(LATER + PASS_BYTES + voxels * (voxel_bytes(tilings[0], "float32") + 16))
         if default_device().type == "cpu" and network.backbone.trainable:
-            patch = spec.patch or patch_size([t.domain.size for t in tilings], tilings[0].grid)
+            patch = spec.patch or patch_of(tilings)
             image = torch.zeros(1, source.channels, *tilings[0].reads(Region.whole(patch)).size)
             answer = network.eval()(image, network.body_spacing(source.spacing))
             known = torch.zeros(
@@ -422,7 +435,13 @@ def _require_memory(
     require(0, "neither preparing nor training may take more")
 
 
-def patch_size(sizes: Sequence[Triple], grid: Triple) -> Triple:
+def patch_of(tilings: Sequence[Tiling]) -> Triple:
+    """Return voxels (z, y, x) of a training patch of the body's grid: fewer where the body computes many for each."""
+    depth = max(1.0, tilings[0].reads(tilings[0].domain).size[0] / tilings[0].domain.size[0])
+    return patch_size([t.domain.size for t in tilings], tilings[0].grid, PATCH_VOXELS / depth)
+
+
+def patch_size(sizes: Sequence[Triple], grid: Triple, voxels: float = PATCH_VOXELS) -> Triple:
     """Return voxels (z, y, x) of a training patch: 40³, less along an axis that the smallest image cannot give.
 
     What one axis lacks the others have more of. Each is a multiple of ``grid``.
@@ -431,7 +450,7 @@ def patch_size(sizes: Sequence[Triple], grid: Triple) -> Triple:
     # A single plane stays one: padded planes would be computed with other strides than at prediction.
     limits = [1 if n == 1 else -(-n // g) * g for n, g in zip(smallest, grid)]
     patch = [0, 0, 0]
-    left = float(PATCH_VOXELS)
+    left = voxels
     for rank, axis in enumerate(sorted(range(3), key=lambda a: limits[a])):
         side = left ** (1 / (3 - rank))
         patch[axis] = min(limits[axis], max(grid[axis], round(side / grid[axis]) * grid[axis]))

@@ -22,7 +22,7 @@ from aequorea.engine.fit_tiles import Tiles, check_tiles, choose_tiles
 from aequorea.engine.inference import Precision
 from aequorea.engine.layer import OURS
 from aequorea.engine.memory import capped
-from aequorea.engine.predict import Timing, check_size, normalised, predict_dense
+from aequorea.engine.predict import Timing, check_size, in_counts, normalised, predict_dense
 from aequorea.engine.tiles import Tiling
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import AequoreaError, DataError
@@ -255,6 +255,8 @@ def _predict(
             kept = own.output(body_region(region, volume.size, own))
             where = tiling.output(work)
             dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
+        if getattr(model.task, "in_counts", False):
+            dense = in_counts(dense, known, volume.dtype)
         model.task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
         if output.sole():
             for line in explain(model, volume, known, dense, output.result, point):

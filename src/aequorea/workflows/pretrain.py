@@ -28,8 +28,9 @@ from aequorea.engine.blocks import SIDE, BlockSampler, Source, cut
 from aequorea.engine.durable import write_file
 from aequorea.engine.memory import capped, foresee, limited
 from aequorea.engine.train import TrainSpec, process, train
+from aequorea.layers.network import Network
 from aequorea.layers.norm import settle
-from aequorea.model import card_of, save_body
+from aequorea.model import Model, card_of, save_body
 from aequorea.progress import report as stage_ended
 from aequorea.progress import track
 from aequorea.registry import build
@@ -295,6 +296,10 @@ def _pretrain(
         write_file(run / "summary.json", json.dumps(card, indent=1).encode())
         html = report(objectives, body, rivals, told_of, card, outcome.history)
         write_file(run / "report.html", html.encode())
+        for objective, _ in objectives:
+            for name, (task, stem, head) in getattr(objective, "trained", dict)().items():
+                about = {"spacing": card["spacing"], "channels": 1, "forest": False, "point": {}}
+                Model(task, Network(stem, body, head), about).save(run / f"{name}.safetensors")
         save_body(path, probing["pretrained"], card)
     store.close()
     return _left(run, card, say)

@@ -1,0 +1,377 @@
+"""Restoration beside classical methods whose parameters were chosen on training fields, one metric for all.
+
+PSNR after a least-squares fit of intensities, range between the 0.1st and the 99.9th percentile of the truth, every
+pixel of every test field. ``oracle`` is the best Gaussian of each test image, chosen on its truth: more than any
+classical method can know.
+
+Parts (``--only``):
+
+- ``w2s``: one frame against the mean of 400, 14 fields of 3 channels, three splits of 10 and 4 fields;
+- ``fmd``: frames against the mean of 50, each field left out in turn;
+- ``photons``: simulated structures at 5 to 50 photons through a microscope of the training's kind, against no noise;
+- ``super_resolve``, ``project``, ``light_field``, ``deblur``, ``isotropic``: simulated specimens, the tested ones of
+  other kinds, and of a microscope outside the training's ranges.
+
+Every network has the same processor time: ``--minutes`` (at most 20), of which a few steps measure what a step takes.
+Every finished cell is a line of ``--out``; a second run goes on from there. Ends with the table in Markdown.
+
+    python benchmarks/restoration.py [--quick] [--only w2s fmd ...] [--minutes 20] [--out scratch/restoration.jsonl]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from aequorea.signal.restore import Classical, choose
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from aequorea.annotations import TargetImage
+from aequorea.engine.train import TrainSpec
+from aequorea.scores.restoration import psnr
+from aequorea.signal.degrade import DegradeSpec, pair
+from aequorea.signal.degrade_unseen import UNSEEN
+from aequorea.signal.structures import TRAIN_KINDS, structure
+from aequorea.signal.structures_unseen import TEST_KINDS
+from aequorea.signal.structures_unseen import UNSEEN as OTHER
+from aequorea.volume import Spacing, from_array
+from aequorea.workflows.dataset import Item
+from aequorea.workflows.finetune import FinetuneSpec, finetune
+from aequorea.workflows.open import open as open_volume
+
+Image = NDArray[Any]
+SIGMAS = (0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
+SPLITS = 3
+TRIED = 12
+"""Steps whose time says how many fit."""
+SPACING: Spacing = (0.3, 0.1, 0.1)
+SPECIMENS, TESTED = 24, 20
+CLASSICAL = {
+    "denoise": ("gaussian", "non_local_means", "total_variation"),
+    "super_resolve": ("interpolation_yx",),
+    "isotropic": ("interpolation_z",),
+    "project": ("maximum_projection", "surface_projection"),
+    "light_field": ("back_projection",),
+    "deblur": ("gaussian", "richardson_lucy", "wiener"),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """An image, what it should be, and the specimen it is of."""
+
+    name: str
+    image: Image
+    truth: Image
+    group: str
+    spacing: Spacing | None = None
+
+
+def decibels(found: Image, truth: Image) -> float:
+    return psnr(found.astype(np.float64), truth.astype(np.float64), fit=True)
+
+
+def oracle(field: Field) -> float:
+    """Return PSNR of the best Gaussian, chosen on the truth."""
+    image = field.image.astype(np.float64)
+    return max(decibels(ndimage.gaussian_filter(image, s), field.truth) for s in SIGMAS)
+
+
+def network(
+    task: dict[str, Any], fields: Sequence[Field], seconds: float, seed: int, backbone: dict[str, Any]
+) -> tuple[Callable[[Field], Image], float, int]:
+    """Return a network trained for so much processor time, that time and its steps."""
+    items = [
+        Item(f.name, from_array(f.image, f.spacing), TargetImage(from_array(f.truth)), f.group)
+        for f in fields
+    ]
+
+    def run(steps: int) -> tuple[Any, float]:
+        spec = FinetuneSpec(
+            task=task,
+            backbone=backbone,
+            held_out=0,
+            train=TrainSpec(steps=steps, seed=seed, evaluate_every=steps),
+        )
+        at = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            return finetune(items, Path(folder) / "run", spec).model, time.process_time() - at
+
+    begun = run(1)[1]
+    step = (run(TRIED)[1] - begun) / (TRIED - 1)
+    steps = max(1, int(0.93 * (seconds - begun) / max(step, 1e-3)))
+    model, spent = run(steps)
+
+    def restore(field: Field) -> Image:
+        return model.predict(field.image, field.spacing).layers["restored"].read()[0]
+
+    return restore, spent, steps
+
+
+def classical(name: str, fields: Sequence[Field]) -> tuple[Callable[[Field], Image], float, dict[str, Any]]:
+    """Return a classical method with the parameters that are best for training fields."""
+    at = time.process_time()
+    pairs = [(_stack(f.image), _stack(f.truth)) for f in fields]
+    fixed: dict[str, Any] | None = None
+    if name == "back_projection":
+        fixed = {"planes": pairs[0][1].shape[0], "side": VIEWS, "factor": VIEWS}
+    if name.startswith("interpolation"):
+        fixed = {"factor": max(b // a for a, b in zip(pairs[0][0].shape, pairs[0][1].shape))}
+    chosen = choose(name, pairs, decibels, spacing=fields[0].spacing, fixed=fixed)
+    method = Classical(name, {**(fixed or {}), **chosen})
+    return (
+        lambda field: method.predict(_stack(field.image), field.spacing),
+        time.process_time() - at,
+        {k: float(v) for k, v in chosen.items()},
+    )
+
+
+def _stack(image: Image) -> Image:
+    return (image if image.ndim == 3 else image[None]).astype(np.float32)
+
+
+# What is restored
+
+
+def w2s(data: Path) -> list[Field]:
+    found = []
+    for path in sorted((data / "bench_only/w2s").glob("*_avg1.tif")):
+        name = path.name.split("_")[0]
+        noisy = open_volume(path, axes="CYX").read()
+        clean = open_volume(path.with_name(f"{name}_avg400.tif"), axes="CYX").read()
+        found += [Field(f"{name} {c}", noisy[c, 0], clean[c, 0], name) for c in range(len(noisy))]
+    return found
+
+
+def fmd(data: Path) -> list[Field]:
+    """Return the first frame of each field; further frames and means of 2 and 4 of them to train on."""
+    found = []
+    for path in sorted((data / "bench_only/fmd").glob("*_noisy.tif")):
+        name = path.name.removesuffix("_noisy.tif")
+        frames = open_volume(path, axes="CYX").read()[:, 0]
+        clean = open_volume(path.with_name(f"{name}_clean.png")).read()[0, 0]
+        found += [Field(f"{name} {n}", frame, clean, name) for n, frame in enumerate(frames)]
+        for n in (2, 4):
+            mean = frames[-n:].astype(np.float32).mean(0)
+            found.append(Field(f"{name} mean of {n}", mean, clean, name))
+    return found
+
+
+VIEWS, DEPTH = 5, 8
+SIZES = {"project": (24, 96, 96), "light_field": (DEPTH, 100, 100), "isotropic": (32, 96, 96)}
+SIZE = (16, 96, 96)
+
+
+def simulated(task: str, number: int, seed: int, unseen: bool) -> list[Field]:
+    """Return simulated specimens seen through simulated microscopes."""
+    fields = []
+    words = {"views": VIEWS, "depth": DEPTH, "undersampling": 2}
+    recipe = UNSEEN.model_copy(update=words) if unseen else DegradeSpec.parse(words)
+    kinds = ("epithelium",) if task == "project" else TEST_KINDS if unseen else TRAIN_KINDS
+    for n in range(number):
+        kind = kinds[n % len(kinds)]
+        truth = structure(kind, SIZES.get(task, SIZE), SPACING, 1000 * seed + n, OTHER if unseen else None)
+        rng = np.random.default_rng([seed, n, int(unseen)])
+        image, target = pair(task, truth, SPACING, recipe, rng)
+        spacing = (SPACING[0] * truth.shape[0] / max(1, image.shape[0]), *SPACING[1:])
+        fields.append(Field(f"{kind} {n}", image, target, str(n), spacing if image.shape[0] > 1 else None))
+    return fields
+
+
+def photons(number: int, seed: int, low: float, high: float) -> list[Field]:
+    """Return simulated planes at few photons, and the counts expected."""
+    fields = []
+    kinds = TEST_KINDS if seed else TRAIN_KINDS
+    for n in range(number):
+        truth = structure(
+            kinds[n % len(kinds)], (8, 192, 192), SPACING, 5000 * seed + n, OTHER if seed else None
+        )
+        recipe = DegradeSpec()
+        recipe = recipe.model_copy(
+            update={"camera": recipe.camera.model_copy(update={"photons": (low, high)})}
+        )
+        image, target = pair("denoise", truth, SPACING, recipe, np.random.default_rng([seed, n]))
+        middle = len(image) // 2
+        fields.append(Field(f"{kinds[n % len(kinds)]} {n}", image[middle], target[middle], str(n)))
+    return fields
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one cell of the table is trained and tested on."""
+
+    name: str
+    task: dict[str, Any]
+    train: list[Field]
+    test: list[Field]
+
+
+def parts(name: str, data: Path, quick: bool) -> list[Part]:
+    """Return the cells of a part, made one by one."""
+    if name == "w2s":
+        fields = w2s(data)
+        groups = sorted({f.group for f in fields})
+        made = []
+        for split in range(1 if quick else SPLITS):
+            order = list(np.random.default_rng(split).permutation(groups))
+            kept = set(order[:2] if quick else order[:10])
+            made.append(
+                Part(
+                    f"split {split}",
+                    {"name": "denoise"},
+                    [f for f in fields if f.group in kept],
+                    [f for f in fields if f.group in order[10 : 11 if quick else 14]],
+                )
+            )
+        return made
+    if name == "fmd":
+        fields = fmd(data)
+        groups = sorted({f.group for f in fields})
+        return [
+            Part(
+                group,
+                {"name": "denoise"},
+                [f for f in fields if f.group != group],
+                [f for f in fields if f.name == f"{group} 0"],
+            )
+            for group in groups[: 1 if quick else None]
+        ]
+    train, test = (4, 2) if quick else (SPECIMENS, TESTED)
+    if name == "photons":
+        return [Part("5 to 50", {"name": "denoise"}, photons(train, 0, 5, 50), photons(test, 1, 5, 50))]
+    words: dict[str, dict[str, Any]] = {
+        "super_resolve": {"factor": 2},
+        "isotropic": {"factor": 4},
+        "light_field": {"views": VIEWS, "depth": DEPTH},
+    }
+    return [
+        Part(
+            "simulated",
+            {"name": name, **words.get(name, {})},
+            simulated(name, train, 1, unseen=False),
+            simulated(name, test, 2, unseen=True),
+        )
+    ]
+
+
+ARMS: dict[str, dict[str, Any]] = {"unet": {"name": "unet"}}
+NAMES = ("w2s", "fmd", "photons", "super_resolve", "isotropic", "project", "light_field", "deblur")
+
+
+def run(name: str, part: Part, arm: str, seconds: float) -> list[dict[str, Any]]:
+    """Return a row for each tested field."""
+    about: dict[str, Any] = {}
+    if arm in ARMS:
+        restore, spent, about["steps"] = network(part.task, part.train, seconds, 0, ARMS[arm])
+    else:
+        restore, spent, about["parameters"] = classical(arm, part.train)
+    rows = []
+    for field in part.test:
+        found = restore(field).reshape(_stack(field.truth).shape)
+        row = {"part": name, "cell": part.name, "arm": arm, "field": field.name, "cpu_s": round(spent, 1)}
+        row["psnr"] = decibels(found, _stack(field.truth))
+        if part.task["name"] == "denoise":
+            row["oracle"] = oracle(field)
+        rows.append({**row, **about})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Print means and gains; return what is missed."""
+    missed = []
+    cells: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    oracles: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        where = f"{row['cell']} {row['field']}"
+        cells[row["part"]][row["arm"]][where] = row["psnr"]
+        if "oracle" in row:
+            oracles[row["part"]][where] = row["oracle"]
+    print(
+        "| part | arm | images | PSNR, dB | over the better classical (95 %) | over the oracle Gaussian | above it |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for part, arms in cells.items():
+        rivals = {arm: list(v.values()) for arm, v in arms.items() if arm not in ARMS}
+        best = max(rivals, key=lambda arm: float(np.mean(rivals[arm])), default=None)
+        for arm, found in arms.items():
+            line = f"| {part} | {arm} | {len(found)} | {np.mean(list(found.values())):.2f} "
+            lead = None
+            if best is not None and arm in ARMS:
+                shared = [w for w in found if w in arms[best]]
+                lead = np.array([found[w] - arms[best][w] for w in shared])
+                draws = np.random.default_rng(0).choice(lead, (2000, len(lead))).mean(1)
+                low, high = np.percentile(draws, (2.5, 97.5))
+                line += f"| {lead.mean():+.2f} ({low:+.2f} … {high:+.2f}), {best} "
+            else:
+                line += "| "
+            if part in oracles:
+                gain = np.array([value - oracles[part][w] for w, value in found.items()])
+                line += f"| {gain.mean():+.2f} | {np.mean(gain > 0):.0%} |"
+                if arm in ARMS and part == "w2s" and (gain.mean() < 0.8 or np.mean(gain > 0) < 0.75):
+                    missed.append(f"w2s {arm}")
+                if arm in ARMS and part == "photons" and gain.mean() < 2.5:
+                    missed.append(f"photons {arm}")
+            else:
+                line += "| | |"
+            if arm in ARMS and lead is not None and part not in ("w2s", "photons"):
+                bad = lead.min() < -1 or lead.mean() < 0 if part == "fmd" else lead.mean() < 0 or low < -0.2
+                missed += [f"{part} {arm}"] if bad else []
+            print(line)
+    return missed
+
+
+def main() -> int:
+    """Fill the table; 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="few fields, seconds of training, nothing judged"
+    )
+    parser.add_argument("--only", nargs="*", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--arms", nargs="*", help="default: all")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--out", type=Path, default=Path("scratch/restoration.jsonl"))
+    told = parser.parse_args()
+    torch.set_num_threads(1)
+    data = Path(os.environ.get("AEQUOREA_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    out = Path(tempfile.mkdtemp()) / "quick.jsonl" if told.quick else told.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    seconds = 4.0 if told.quick else 60 * told.minutes
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = {(row["part"], row["cell"], row["arm"]) for row in rows}
+    for name in ["photons", "project"] if told.quick else told.only:
+        if name in ("w2s", "fmd") and not (data / "bench_only").exists():
+            print(f"{name}: no real images in {data}; set AEQUOREA_DATA to their folder")
+            continue
+        for part in parts(name, data, told.quick):
+            arms = [*CLASSICAL[part.task["name"]], *ARMS]
+            for arm in [a for a in arms if told.arms is None or a in told.arms]:
+                if (name, part.name, arm) in done:
+                    continue
+                made = run(name, part, arm, seconds)
+                rows += made
+                with out.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in made)
+                mean = np.mean([row["psnr"] for row in made])
+                print(f"{name} {part.name} {arm}: {mean:.2f} dB, {made[0]['cpu_s']:.0f} CPU-s", flush=True)
+    missed = table(rows)
+    if missed and not told.quick:
+        print(f"missed: {', '.join(missed)}")
+    return int(bool(missed) and not told.quick)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Heads and losses that give images.
+
+A head's output is what the stem read plus what the network adds to it: a network that has learnt nothing gives the
+image back, or its interpolation. Finer grids come of channels that are dealt to voxels (Shi et al., "Real-Time Single
+Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aequorea.layers.conv import Conv, Pointwise
+from aequorea.volume import Region, Spacing, Triple
+
+LossName = Literal["log_l2", "l2", "l1", "charbonnier", "ssim"]
+LOSSES = get_args(LossName)
+SOFT = 1e-3
+"""Of the Charbonnier loss, in units of the intensity range."""
+FLOOR = 1e-5
+"""Mean squared error that the logarithm does not ask to be lowered, in units of the intensity range: 50 dB."""
+SMOOTHINGS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
+"""Standard deviations in voxels along y and x of the copies that a :class:`SmoothingHead` mixes."""
+DEEP = 0.3
+"""Their standard deviation along z as a share of that, of the copies that are smoothed along z too."""
+TRUNCATE = 2.5
+"""Standard deviations at which a Gaussian ends."""
+WINDOW = 7
+"""Voxels along an edge of the window that a similarity is a mean over, where the image has as many."""
+
+
+class AddingHead(nn.Module):
+    """What the network adds to an image, on the image's grid or a finer one.
+
+    Parameters
+    ----------
+    channels
+        Of the pyramid's finest level.
+    stride
+        Voxels per step of that level (z, y, x); above 1 it is upsampled trilinearly.
+    outputs
+        Output channels, the first of what the stem gave the body.
+    factor
+        Output voxels per voxel of the body's grid (z, y, x). The first of them lies where ``anchor`` says.
+    anchor
+        ``corner``: output voxel k·factor lies on body voxel k, as where planes were left out; ``centre``: output voxels
+        divide the body's, as where pixels were binned.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: Triple,
+        outputs: int,
+        factor: Triple = (1, 1, 1),
+        anchor: Literal["corner", "centre"] = "centre",
+    ) -> None:
+        super().__init__()
+        self.stride, self.outputs, self.factor, self.anchor = stride, outputs, factor, anchor
+        self.reach: Triple = (1, 1, 1) if factor == (1, 1, 1) else (2, 2, 2)
+        self.mix = Conv(channels, channels)
+        self.last = Pointwise(channels, outputs * math.prod(factor))
+        _begin_small(self.last, 1e-3)
+
+    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        """Return output_BKZYX: the interpolated image and what is added."""
+        z, y, width = x.shape[2:]
+        level = levels[0]
+        if self.stride != (1, 1, 1):
+            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
+        added = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
+        image = x[:, : self.outputs]
+        if self.factor == (1, 1, 1):
+            out: Tensor = image + added
+            return out
+        return finer(image, self.factor, self.anchor) + dealt(added, self.factor)
+
+    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
+        """Return the region on a grid that is finer by the factor."""
+        return finer_grid(region, spacing, self.factor)
+
+
+class SmoothingHead(nn.Module):
+    """An image smoothed at every voxel as much as the network finds right there, and what it adds.
+
+    Smoothed copies are mixed voxel by voxel with weights that sum to one. What has learnt little is then a smoothed
+    image and not a noisy one, and what is learnt first is where to smooth how much: of few pairs that is most of what
+    there is to be learnt. In the manner of kernel-predicting networks (Bako et al., "Kernel-Predicting Convolutional
+    Networks for Denoising Monte Carlo Renderings", SIGGRAPH 2017) with a bank of Gaussians in place of free kernels.
+
+    Parameters
+    ----------
+    channels, stride
+        Of the pyramid's finest level.
+    outputs
+        Output channels, the first of what the stem gave the body.
+    """
+
+    def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
+        super().__init__()
+        self.stride, self.outputs = stride, outputs
+        far = max(math.ceil(TRUNCATE * s) for s in SMOOTHINGS)
+        self.reach: Triple = (math.ceil(TRUNCATE * DEEP * max(SMOOTHINGS)), far, far)
+        self.mix = Conv(channels, channels)
+        self.last = Pointwise(channels, outputs * (2 + 2 * len(SMOOTHINGS)))
+        _begin_small(self.last, 1e-2)
+
+    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        """Return output_BKZYX: the image smoothed by voxel, and what is added."""
+        z, y, width = x.shape[2:]
+        level = levels[0]
+        if self.stride != (1, 1, 1):
+            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
+        found = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
+        image = x[:, : self.outputs]
+        added, logits = found[:, : self.outputs], found[:, self.outputs :]
+        copies = [image]
+        for sigma in SMOOTHINGS:
+            plane = smoothed(smoothed(image, sigma, 3), sigma, 4)
+            copies += [plane, smoothed(plane, DEEP * sigma, 2)]
+        weights = torch.softmax(logits.unflatten(1, (self.outputs, len(copies))), 2)
+        out: Tensor = added + (weights * torch.stack(copies, 2)).sum(2)
+        return out
+
+    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
+        """Return the region itself."""
+        return region, spacing
+
+
+def smoothed(x: Tensor, sigma: float, axis: int) -> Tensor:
+    """Return x_BCZYX smoothed by a Gaussian along an axis; beyond the ends nothing is known, and weighs nothing."""
+    n = x.shape[axis]
+    far = min(math.ceil(TRUNCATE * sigma), n - 1)
+    if far == 0:
+        return x
+    place = torch.arange(-far, far + 1, dtype=torch.float32, device=x.device)
+    kernel = torch.exp(-0.5 * (place / sigma) ** 2).to(x.dtype)
+    shape = [1, 1, 1, 1, 1]
+    shape[axis] = 2 * far + 1
+    padding = [far if i == axis else 0 for i in (2, 3, 4)]
+    rows = x.flatten(0, 1)[:, None]
+    weight = F.conv1d(torch.ones(1, 1, n, dtype=x.dtype, device=x.device), kernel.view(1, 1, -1), padding=far)
+    line = [1, 1, 1, 1, 1]
+    line[axis] = n
+    out: Tensor = F.conv3d(rows, kernel.view(shape), padding=padding) / weight.view(line)
+    return out.view(x.shape)
+
+
+class VolumeHead(AddingHead):
+    """As :class:`AddingHead`, where the stem makes a volume of a plane: the body's grid has one plane, the output all.
+
+    Parameters
+    ----------
+    channels, stride, outputs, factor
+        As there; the factor along z is 1.
+    depth
+        Planes of the volume.
+    """
+
+    def __init__(self, channels: int, stride: Triple, outputs: int, factor: Triple, depth: int) -> None:
+        super().__init__(channels, stride, outputs, factor)
+        self.depth = depth
+
+    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
+        """Return the region in all planes of the volume."""
+        fine, spacing = finer_grid(region, spacing, self.factor)
+        return Region((0, *fine.start[1:]), (self.depth, *fine.stop[1:])), spacing
+
+
+class SurfaceHead(nn.Module):
+    """One plane of a stack: a mean over planes, weighted by where the network sees the surface, and what it adds.
+
+    Parameters
+    ----------
+    channels, stride
+        Of the pyramid's finest level.
+    outputs
+        Output channels, the first of what the stem gave the body.
+    """
+
+    reach: Triple = (1, 1, 1)
+
+    def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
+        super().__init__()
+        self.stride, self.outputs = stride, outputs
+        self.mix = Conv(channels, channels)
+        self.last = Pointwise(channels, 1 + outputs)
+        _begin_small(self.last, 1e-2)
+
+    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        """Return output_BK1YX of a stack x_BCZYX of any depth."""
+        z, y, width = x.shape[2:]
+        level = levels[0]
+        if self.stride != (1, 1, 1):
+            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
+        found = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
+        # Bright planes are the first guess; the network says by how much to trust them.
+        share = torch.softmax(found[:, :1] + x[:, :1], 2)
+        plane: Tensor = (share * (x[:, : self.outputs] + found[:, 1:])).sum(2, keepdim=True)
+        return plane
+
+    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
+        """Return the region itself: the body's grid has one plane already."""
+        return region, spacing
+
+
+def _begin_small(last: Pointwise, spread: float) -> None:
+    nn.init.normal_(last.weight, std=spread)
+    assert last.bias is not None
+    nn.init.zeros_(last.bias)
+
+
+def finer_grid(region: Region, spacing: Spacing | None, factor: Triple) -> tuple[Region, Spacing | None]:
+    """Return a region and spacing on a grid of ``factor`` voxels for each."""
+    a, b = region.start, region.stop
+    fine = None
+    if spacing is not None:
+        fine = (spacing[0] / factor[0], spacing[1] / factor[1], spacing[2] / factor[2])
+    return (
+        Region(
+            (a[0] * factor[0], a[1] * factor[1], a[2] * factor[2]),
+            (b[0] * factor[0], b[1] * factor[1], b[2] * factor[2]),
+        ),
+        fine,
+    )
+
+
+def dealt(x: Tensor, factor: Triple) -> Tensor:
+    """Return x_BKZYX on the finer grid: each of the voxels that divide one takes K / prod(factor) of its channels."""
+    b, k, z, y, width = x.shape
+    c, (fz, fy, fx) = k // math.prod(factor), factor
+    parts = x.view(b, c, fz, fy, fx, z, y, width).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return parts.reshape(b, c, z * fz, y * fy, width * fx)
+
+
+def finer(x: Tensor, factor: Triple, anchor: Literal["corner", "centre"]) -> Tensor:
+    """Return the linear interpolation of x_BCZYX on the finer grid; beyond the last voxels it goes on as they are."""
+    for axis, n in enumerate(factor, 2):
+        if n == 1:
+            continue
+        following = torch.cat(
+            [x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, x.shape[axis] - 1, 1)], axis
+        )
+        before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+        parts = []
+        for i in range(n):
+            at = i / n if anchor == "corner" else (2 * i + 1 - n) / (2 * n)
+            other = following if at > 0 else before
+            parts.append(torch.lerp(x, other, abs(at)))
+        x = torch.stack(parts, axis + 1).flatten(axis, axis + 1)
+    return x
+
+
+def loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
+    """Return a scalar loss of output_BKZYX against target_BKZYX, over voxels whose target is known (finite).
+
+    Parameters
+    ----------
+    name
+        ``l2`` and ``l1``, means of squared and absolute errors; ``charbonnier``, a smooth l1; ``log_l2``, the mean over
+        samples of the logarithm of l2, which is what a mean of PSNR asks for: no image counts for more because it is
+        brighter; ``ssim``, 1 minus structural similarity plus a tenth of l1.
+
+    Raises
+    ------
+    ValueError
+        If the name is not known: no loss stands in for another.
+    """
+    known = torch.isfinite(target)
+    weight = known.to(output.dtype)
+    count = weight.sum((1, 2, 3, 4))
+    error = (output - torch.where(known, target, output.detach())) * weight
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * weight).sum((1, 2, 3, 4)) / count.clamp(min=1)
+
+    if name == "l2":
+        return mean(error.square()).mean()
+    if name == "l1":
+        return mean(error.abs()).mean()
+    if name == "charbonnier":
+        return mean((error.square() + SOFT**2).sqrt() - SOFT).mean()
+    if name == "log_l2":
+        return (torch.log(mean(error.square()) + FLOOR) - math.log(FLOOR)).mean() / 10
+    if name == "ssim":
+        unlike = _dissimilarity(torch.where(known, output, 0.0), torch.where(known, target, 0.0))
+        return unlike.mean() + 0.1 * mean(error.abs()).mean()
+    raise ValueError(f"no loss is called '{name}'; known: {', '.join(LOSSES)}")
+
+
+def _dissimilarity(output: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - SSIM of each sample, with a box window (Wang et al. 2004) and a range of 1."""
+    window = [min(WINDOW, n) for n in output.shape[2:]]
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool3d(x, window, stride=1)
+
+    a, b = mean(output), mean(target)
+    # In the order that keeps variances from falling below zero by rounding.
+    aa, bb = mean(output.square()) - a * a, mean(target.square()) - b * b
+    ab = mean(output * target) - a * b
+    c1, c2 = 0.01**2, 0.03**2
+    similar = (2 * a * b + c1) * (2 * ab + c2) / ((a * a + b * b + c1) * (aa + bb + c2))
+    return 1 - similar.mean((1, 2, 3, 4))

@@ -1,0 +1,171 @@
+"""One body for many restorations, from volumes that nobody has pairs of.
+
+Each sample is a pair for one task: a patch of a volume, or a simulated structure where there are no volumes, is seen
+through a simulated microscope (:mod:`aequorea.signal.degrade`). A batch mixes tasks; the body is shared, stem and head
+are each task's own, and those that a batch does not use are not touched by its step.
+
+After Ma et al., "Pretraining a foundation model for generalizable fluorescence microscopy-based image restoration"
+(Nature Methods 21, 2024), which trained one task an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, field_validator
+from torch import Tensor, nn
+
+from aequorea.errors import SpecError, nearest
+from aequorea.layers.network import Network
+from aequorea.registry import build
+from aequorea.signal.degrade import TASKS, DegradeSpec, grids, pair
+from aequorea.signal.structures import TRAIN_KINDS, structure
+from aequorea.specs import Spec
+from aequorea.volume import Array, Spacing, Triple
+
+DEFAULT = ("denoise", "deblur", "super_resolve", "isotropic")
+UNKNOWN: Spacing = (0.3, 0.1, 0.1)
+"""Voxel size in µm (z, y, x) that is assumed of volumes which do not know theirs, and of simulated ones."""
+SIMULATED: Triple = (16, 64, 64)
+"""Voxels of a simulated structure."""
+LOW, HIGH = 1.0, 99.8
+"""Percentiles of an input between which both sides of a pair are scaled."""
+
+
+class RestoreManySpec(Spec):
+    """Recipe of :class:`RestoreMany`.
+
+    Attributes
+    ----------
+    tasks
+        Restorations that are learnt, and how much there is of each: ``{"denoise": 1.0, ...}``.
+    temperature
+        Shares are raised to 1/T: at 1 tasks come as often as their share, the larger the more alike.
+    views, depth, factor, planes
+        Of light fields (pixels under a lenslet, planes of the volume), super-resolution and isotropic reconstruction.
+    """
+
+    tasks: dict[str, PositiveFloat] = Field(default=dict.fromkeys(DEFAULT, 1.0), min_length=1)
+    temperature: PositiveFloat = 2.0
+    views: int = Field(default=5, ge=2)
+    depth: int = Field(default=8, ge=1)
+    factor: int = Field(default=2, ge=2, le=4)
+    planes: int = Field(default=4, ge=2, le=8)
+
+    @field_validator("tasks")
+    @classmethod
+    def _known(cls, tasks: dict[str, float]) -> dict[str, float]:
+        for name in tasks:
+            if name not in TASKS or name == "destripe":
+                raise ValueError(f"no restoration is called '{name}'; {nearest(name, TASKS)}")
+        return tasks
+
+
+class RestoreMany(nn.Module):
+    """Restores simulated images of many kinds with one body; owns a stem and a head for each task."""
+
+    Spec = RestoreManySpec
+
+    def __init__(self, spec: RestoreManySpec) -> None:
+        super().__init__()
+        self.spec = spec
+        words: dict[str, dict[str, Any]] = {
+            "super_resolve": {"factor": spec.factor},
+            "isotropic": {"factor": spec.planes},
+            "light_field": {"views": spec.views, "depth": spec.depth},
+        }
+        # Losses of all tasks are of one size, so that none drowns the others.
+        self.tasks = {
+            name: build("tasks", {"name": name, "channels": 1, **words.get(name, {})}) for name in spec.tasks
+        }
+        self.degrading = DegradeSpec.parse(
+            {"undersampling": spec.factor, "planes": spec.planes, "views": spec.views, "depth": spec.depth}
+        )
+        share = np.array(list(spec.tasks.values())) ** (1 / spec.temperature)
+        self.shares: dict[str, float] = dict(zip(spec.tasks, (share / share.sum()).tolist()))
+        self.stems = nn.ModuleDict({name: task.stem() for name, task in self.tasks.items()})
+        self.heads = nn.ModuleDict()
+
+    def survey(
+        self, patch: Callable[[Any], Array], backbone: nn.Module, spacing: Spacing | None, rng: Any
+    ) -> dict[str, Any]:
+        """Return the voxel size of a volume."""
+        return {"spacing": spacing}
+
+    def prepare(self, patch: Array | None, rng: Any, facts: dict[str, Any] | None = None) -> dict[str, Array]:
+        """Return the number of a task, its input and its target, and zeros in place of those of the others."""
+        spacing = (facts or {}).get("spacing") or UNKNOWN
+        if patch is None:
+            kind = TRAIN_KINDS[int(rng.integers(len(TRAIN_KINDS)))]
+            truth = structure(kind, SIMULATED, UNKNOWN, int(rng.integers(2**31)))
+        else:
+            truth = np.clip(np.nan_to_num(patch[int(rng.integers(len(patch)))]), 0, 4).astype(np.float32)
+        usable = [name for name in self.tasks if self._fits(name, truth.shape)]
+        if not usable:
+            raise SpecError(
+                f"patches of {truth.shape} voxels (z, y, x) are too small for {', '.join(self.tasks)}"
+            )
+        shares = np.array([self.shares[name] for name in usable])
+        chosen = usable[int(rng.choice(len(usable), p=shares / shares.sum()))]
+        made: dict[str, Array] = {"task": np.array(list(self.tasks).index(chosen))}
+        for name in usable:
+            image, target = (grid.size for grid in grids(name, truth.shape, spacing, self.degrading))
+            if name == chosen:
+                seen, wanted = pair(name, truth, spacing, self.degrading, rng)
+                low, high = np.percentile(seen, (LOW, HIGH))
+                span = max(float(high - low), 1e-6)
+                made[f"{name} image"] = ((seen - low) / span).astype(np.float32)[None]
+                made[f"{name} target"] = ((wanted - low) / span).astype(np.float32)[None]
+            else:
+                made[f"{name} image"] = np.zeros((1, *image), np.float32)
+                made[f"{name} target"] = np.zeros((1, *target), np.float32)
+        return made
+
+    def _fits(self, name: str, size: Any) -> bool:
+        z, y, x = size
+        enough: dict[str, bool] = {
+            "super_resolve": min(y, x) >= 4 * self.spec.factor,
+            "isotropic": z >= 2 * self.spec.planes,
+            "project": z >= 4,
+            "light_field": z >= self.spec.depth and min(y, x) >= 4 * self.spec.views,
+        }
+        return enough.get(name, True)
+
+    def forward(
+        self, backbone: nn.Module, batch: dict[str, Tensor], spacing: Spacing | None
+    ) -> dict[str, Tensor]:
+        """Return the loss of each task that the batch holds, as its share of the mean over samples."""
+        self._begin(backbone, spacing)
+        losses = {}
+        for number, (name, task) in enumerate(self.tasks.items()):
+            of_task = batch["task"] == number
+            count = int(of_task.sum())
+            zero = torch.zeros((), device=of_task.device)
+            losses[name] = zero
+            if count:
+                output = self._answer(name, backbone, batch[f"{name} image"][of_task], spacing)
+                loss = task.loss(output.float(), batch[f"{name} target"][of_task])
+                losses[name] = loss * count / len(of_task)
+        return losses
+
+    def trained(self) -> dict[str, tuple[Any, nn.Module, nn.Module]]:
+        """Return task, stem and head by the task's name, for models with the body."""
+        return {name: (task, self.stems[name], self.heads[name]) for name, task in self.tasks.items()}
+
+    def after_step(self, step: int) -> None:
+        """Do nothing."""
+
+    def _begin(self, backbone: nn.Module, spacing: Spacing | None) -> None:
+        """Make the heads once the body is known."""
+        for name, task in self.tasks.items():
+            if name not in self.heads:
+                layout = backbone.layout(spacing)  # type: ignore[operator]
+                self.heads[name] = task.head(layout).to(next(backbone.parameters()).device)
+
+    def _answer(self, name: str, backbone: nn.Module, image: Tensor, spacing: Spacing | None) -> Tensor:
+        network = Network(self.stems[name], backbone, self.heads[name])
+        out: Tensor = network(image, network.body_spacing(spacing))
+        return out

@@ -1,0 +1,239 @@
+"""Images made better: denoising, super-resolution, isotropic reconstruction, projection, light fields, deblurring.
+
+All learn an image from an image. What differs is where the output lies, which stem and head say. In training a target
+is brought to the units of its image (:mod:`aequorea.workflows.pairs`), so that what comes out is in the counts of what
+went in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from aequorea.annotations import Annotation, TargetImage
+from aequorea.layers.restoring import AddingHead, LossName, SmoothingHead, SurfaceHead, VolumeHead, loss
+from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
+from aequorea.plugs import Layout
+from aequorea.results import Output, Result
+from aequorea.scores.restoration import restoration_scores
+from aequorea.specs import Spec
+from aequorea.volume import Array, Region, Spacing, Triple, Volume
+
+THREADS = 2
+"""Shards that are written at a time."""
+
+
+class RestorationSpec(Spec):
+    """What every restoration has.
+
+    Attributes
+    ----------
+    loss
+        ``log_l2`` (what a mean of PSNR asks for), ``l2``, ``l1``, ``charbonnier`` or ``ssim``.
+    channels
+        Of the target; 0: as many as the training targets show.
+    """
+
+    loss: LossName = "log_l2"
+    channels: int = Field(default=0, ge=0)
+
+
+class Restoration:
+    """What all restorations share: the target is an image, the result the layer ``restored`` in the input's counts."""
+
+    Spec: ClassVar[type[Spec]] = RestorationSpec
+    over: Literal["voxels"] = "voxels"
+    annotation: Literal["image"] = "image"
+    skips_constant = False
+    in_counts = True
+    better = "psnr"
+    dense_dtype = "float32"
+    unmirrored: tuple[int, ...] = ()
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    @property
+    def outputs(self) -> int:
+        """Output channels."""
+        return max(1, int(self.spec.channels))
+
+    @property
+    def dense_channels(self) -> tuple[str, ...]:
+        """Names of the output channels."""
+        return tuple(f"restored {i}" for i in range(self.outputs)) if self.outputs > 1 else ("restored",)
+
+    def resolve(self, annotations: Sequence[Annotation]) -> Self:
+        """Return the task with as many channels as the targets have."""
+        shown = [a.volume.shape[0] for a in annotations if isinstance(a, TargetImage)]
+        channels = self.spec.channels or max(shown, default=1)
+        return type(self)(self.spec.model_copy(update={"channels": channels}))
+
+    def facts(self, annotations: Sequence[Annotation]) -> dict[str, float]:
+        """Return nothing: images have no objects."""
+        return {}
+
+    def stem(self) -> nn.Module:
+        """Return the ordinary stem."""
+        return PlainStem()
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head that adds to the image, on its own grid."""
+        return AddingHead(layout.channels[0], layout.strides[0], self.outputs)
+
+    def target(self, annotation: Annotation, spacing: Spacing | None) -> Volume:
+        """Return the target image as float32, NaN where it is not finite."""
+        assert isinstance(annotation, TargetImage)
+        image = annotation.volume
+
+        def reader(region: Region) -> Array:
+            block = image.read(region).astype(np.float32)
+            block[~np.isfinite(block)] = np.nan
+            return block
+
+        return replace(image, reader=reader, dtype=np.dtype(np.float32), levels=())
+
+    def strata(self, target: Array) -> Array:
+        """Return 0 per voxel, -1 where nothing is known: all voxels are of one kind."""
+        kinds: Array = np.where(np.isfinite(target).all(0), 0, -1).astype(np.int8)
+        return kinds
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of the recipe over voxels whose target is known."""
+        return loss(self.spec.loss, output, target)
+
+    def store(self, output: Tensor) -> Tensor:
+        """Return the output as it is."""
+        return output.to(torch.float32)
+
+    def decode(self, dense: Volume, image: Volume | None, out: Output, point: dict[str, float]) -> None:
+        """Write the layer ``restored``, of the type that the stored output has been given."""
+        layer = out.layer(
+            "restored",
+            size=dense.size,
+            dtype=dense.dtype,
+            kind="image",
+            channels=dense.channels,
+            spacing=dense.spacing,
+        )
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(lambda region: layer.write(region, dense.read(region)), list(layer.pending())):
+                pass
+        layer.finish()
+
+    def calibrate(self, dense: Sequence[Volume], truth: Sequence[Annotation]) -> dict[str, float]:
+        """Return nothing: there is no threshold."""
+        return {}
+
+    def score(self, result: Result, truth: Annotation, spacing: Spacing | None) -> dict[str, float]:
+        """Return PSNR, SSIM and NRMSE of the restored image, all voxels, the range from the target."""
+        assert isinstance(truth, TargetImage)
+        return restoration_scores(result.layers["restored"], truth.volume, fit=True)
+
+
+class Denoise(Restoration):
+    """Noise taken out of planes and volumes."""
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head that smooths as much as is right at each voxel, and adds what that lacks."""
+        return SmoothingHead(layout.channels[0], layout.strides[0], self.outputs)
+
+
+class Deblur(Restoration):
+    """Blur taken out, on the same grid."""
+
+
+class SuperResolveSpec(RestorationSpec):
+    """Recipe of :class:`SuperResolve`.
+
+    Attributes
+    ----------
+    factor
+        Output voxels for each along y and x: 2, 3 or 4.
+    """
+
+    factor: int = Field(default=2, ge=2, le=4)
+
+
+class SuperResolve(Restoration):
+    """Finer voxels in y and x."""
+
+    Spec = SuperResolveSpec
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head whose voxels divide the image's."""
+        factor: Triple = (1, self.spec.factor, self.spec.factor)
+        return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor)
+
+
+class IsotropicSpec(RestorationSpec):
+    """Recipe of :class:`Isotropic`.
+
+    Attributes
+    ----------
+    factor
+        Output planes for each: how many times coarser than y and x the z step is.
+    """
+
+    factor: int = Field(default=4, ge=2, le=16)
+
+
+class Isotropic(Restoration):
+    """Planes between the planes: plane k of the image is plane k·factor of the output."""
+
+    Spec = IsotropicSpec
+    unmirrored = (1,)
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head that gives planes between those of the image."""
+        factor: Triple = (self.spec.factor, 1, 1)
+        return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor, "corner")
+
+
+class Project(Restoration):
+    """One plane of a stack of any depth: the surface that runs through it."""
+
+    def stem(self) -> nn.Module:
+        """Return a stem that reads all planes."""
+        return DepthStem()
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head that finds the surface."""
+        return SurfaceHead(layout.channels[0], layout.strides[0], self.outputs)
+
+
+class LightFieldSpec(RestorationSpec):
+    """Recipe of :class:`LightField`.
+
+    Attributes
+    ----------
+    views
+        Pixels along y and x under each lenslet: views of the volume.
+    depth
+        Output planes.
+    """
+
+    views: int = Field(default=11, ge=2, le=40)
+    depth: int = Field(default=16, ge=1)
+
+
+class LightField(Restoration):
+    """A volume of the views that one light-field image holds, its voxels as fine as that image's pixels."""
+
+    Spec = LightFieldSpec
+
+    def stem(self) -> nn.Module:
+        """Return a stem that makes a first volume of the views."""
+        return LensletStem(self.spec.views, self.spec.depth)
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return a head that gives all planes."""
+        factor: Triple = (1, self.spec.views, self.spec.views)
+        return VolumeHead(layout.channels[0], layout.strides[0], self.outputs, factor, self.spec.depth)

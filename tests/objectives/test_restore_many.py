@@ -1,0 +1,97 @@
+"""The objective ``restore_many``: tasks by temperature, heads that others do not move, models beside the body."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aequorea import checks
+from aequorea.backbones.unet import UNet, UNetSpec
+from aequorea.engine.train import TrainSpec
+from aequorea.errors import SpecError
+from aequorea.model import load
+from aequorea.objectives.restore_many import RestoreMany, RestoreManySpec
+from aequorea.volume import from_array
+from aequorea.workflows.pretrain import PretrainSpec, WeightedObjective, pretrain
+from quick import nuclei
+
+torch.set_num_threads(1)
+ALL = ("denoise", "deblur", "super_resolve", "isotropic", "project", "light_field")
+
+
+def prepared(objective: RestoreMany, seed: int) -> dict[str, np.ndarray]:
+    patch = np.random.default_rng(0).random((1, 16, 40, 40), np.float32)
+    return objective.prepare(patch, np.random.default_rng(seed), {"spacing": (0.5, 0.2, 0.2)})
+
+
+def test_conforms() -> None:
+    checks.objective("restore_many")
+
+
+def test_tasks_come_as_often_as_shares_and_temperature_say() -> None:
+    shares = {"denoise": 8.0, "deblur": 1.0}
+    for temperature, expected in ((1.0, 8 / 9), (3.0, 2 / 3), (1000.0, 1 / 2)):
+        objective = RestoreMany(RestoreManySpec(tasks=shares, temperature=temperature))
+        assert objective.shares["denoise"] == pytest.approx(expected, rel=0.01)
+    objective = RestoreMany(RestoreManySpec(tasks=shares, temperature=1.0))
+    patch = np.random.default_rng(0).random((1, 4, 16, 16), np.float32)
+    drawn = Counter(int(objective.prepare(patch, np.random.default_rng(n))["task"]) for n in range(200))
+    assert 0.82 < drawn[0] / 200 < 0.95
+
+
+def test_heads_of_other_tasks_are_not_touched() -> None:
+    """With zeroed gradients momentum would go on moving heads that no sample used."""
+    torch.manual_seed(0)
+    objective = RestoreMany(RestoreManySpec(tasks={"denoise": 1.0, "deblur": 1.0}))
+    body = UNet(UNetSpec(levels=2))
+    batch = {k: torch.from_numpy(np.asarray(v))[None] for k, v in prepared(objective, 1).items()}
+    objective(body, batch, None)
+    optimizer = torch.optim.AdamW([*body.parameters(), *objective.parameters()], lr=0.1)
+    for number in (0, 1, 1):  # the first task has a momentum when the second is trained
+        before = {n: p.clone() for n, p in objective.named_parameters()}
+        batch["task"][:] = number
+        sum(objective(body, batch, None).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        used = list(objective.tasks)[number]
+        for name, parameter in objective.named_parameters():
+            assert torch.equal(parameter, before[name]) == (f".{used}." not in name), name
+
+
+def test_every_task_trains_and_is_saved_as_a_model(tmp_path: Path) -> None:
+    words = {"name": "restore_many", "tasks": dict.fromkeys(ALL, 1.0), "views": 4, "depth": 8}
+    spec = PretrainSpec(
+        objectives=(WeightedObjective(objective=words),),
+        backbone={"name": "unet", "levels": 2},
+        train=TrainSpec(steps=3, batch=4),
+        patch=(16, 32, 32),
+    )
+    images = [from_array(nuclei(n, (16, 48, 48))[0], (0.5, 0.2, 0.2)) for n in (1, 2, 3)]
+    done = pretrain(images, tmp_path / "run", spec, say=lambda line: None)
+    body = load(tmp_path / "run" / "denoise.safetensors").network.backbone.state_dict()
+    for name in ALL:
+        model = load(tmp_path / "run" / f"{name}.safetensors")
+        own = model.network.backbone.state_dict()
+        assert all(torch.equal(own[k], body[k]) for k in body)
+        image = nuclei(4, (16, 48, 48))[0]
+        restored = model.predict(image[:1] if name == "light_field" else image).layers["restored"]
+        assert restored.dtype == np.uint16 and np.isfinite(restored.read()).all()
+    assert done.path.exists()
+
+
+def test_without_volumes_structures_are_simulated(tmp_path: Path) -> None:
+    spec = PretrainSpec(
+        objectives=(WeightedObjective(objective={"name": "restore_many"}),),
+        backbone={"name": "unet", "levels": 2},
+        train=TrainSpec(steps=2, batch=2),
+    )
+    assert pretrain([], tmp_path / "run", spec, say=lambda line: None).path.exists()
+
+
+def test_unknown_tasks_are_refused_with_the_nearest() -> None:
+    with pytest.raises(SpecError, match="denoise"):
+        RestoreManySpec.parse({"tasks": {"denoize": 1.0}})

@@ -1,0 +1,218 @@
+"""Restorations: heads, losses, targets in the image's units, every task from pairs to counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aequorea import checks
+from aequorea.annotations import TargetImage
+from aequorea.engine.predict import in_counts
+from aequorea.engine.train import TrainSpec
+from aequorea.errors import SpecError
+from aequorea.layers.restoring import LOSSES, AddingHead, dealt, finer, loss
+from aequorea.model import Model
+from aequorea.registry import build
+from aequorea.signal.intensity import measure
+from aequorea.volume import Array, from_array
+from aequorea.workflows.dataset import Item
+from aequorea.workflows.finetune import FinetuneSpec, finetune
+from aequorea.workflows.pairs import in_units_of
+from aequorea.workflows.predict import predict
+
+torch.set_num_threads(1)
+SPACING = (1.0, 1.0, 1.0)
+TASKS: dict[str, dict[str, object]] = {
+    "denoise": {},
+    "deblur": {"loss": "charbonnier"},
+    "super_resolve": {"factor": 3},
+    "isotropic": {"factor": 2},
+    "project": {},
+    "light_field": {"views": 3, "depth": 5},
+}
+sides = st.integers(1, 9)
+
+
+def blobs(size: tuple[int, int, int], seed: int = 0) -> Array:
+    from scipy.ndimage import gaussian_filter
+
+    field = gaussian_filter(np.random.default_rng(seed).random(size), [min(2, n / 8) for n in size])
+    return (field - field.min()) / max(1e-9, float(np.ptp(field)))
+
+
+def pair(task: str, seed: int) -> tuple[Array, Array]:
+    """Return image and target as counts, uint16, of grids that the task wants."""
+    truth = blobs((12, 48, 48), seed)
+    image = {
+        "super_resolve": lambda: truth.reshape(12, 16, 3, 16, 3).mean((2, 4)),
+        "isotropic": lambda: truth[::2],
+        "project": lambda: truth,
+        "light_field": lambda: truth.mean(0, keepdims=True),
+    }.get(task, lambda: truth)()
+    target = {"project": lambda: truth.max(0, keepdims=True), "light_field": lambda: truth[:5]}.get(
+        task, lambda: truth
+    )()
+    noisy = np.random.default_rng(seed).poisson(100 + 400 * image)
+    return noisy.astype(np.uint16), (50 + 2000 * target).astype(np.uint16)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_conforms(name: str) -> None:
+    checks.task(name, **TASKS[name])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_from_pairs_to_counts(name: str, tmp_path: Path) -> None:
+    items = []
+    for seed in range(3):
+        image, target = pair(name, seed)
+        items.append(Item(f"{seed}", from_array(image, SPACING), TargetImage(from_array(target)), f"{seed}"))
+    spec = FinetuneSpec(
+        task={"name": name, **TASKS[name]},
+        backbone={"name": "unet", "levels": 2},
+        train=TrainSpec(steps=2, batch=2, evaluate_every=2),
+    )
+    done = finetune(items, tmp_path / "run", spec)
+    image, target = pair(name, 7)
+    found = predict(done.path, from_array(image, SPACING), tmp_path / "out.ome.zarr", say=lambda line: None)
+    restored = found.result.layers["restored"]
+    assert restored.size == target.shape and restored.dtype == np.uint16
+    direct = done.model.predict(from_array(image, SPACING)).layers["restored"]
+    apart = np.abs(direct.read().astype(int) - restored.read().astype(int))
+    assert apart.max() <= 0.02 * np.ptp(image) + 1
+    if name not in ("project", "light_field"):  # in the counts of the image, not of the target
+        assert abs(float(restored.read().mean()) - float(image.mean())) < 0.25 * float(image.mean())
+
+
+@pytest.mark.parametrize("name", ["denoise", "isotropic", "super_resolve", "project"])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 5, 7), (3, 1, 40), (1, 33, 18)])
+def test_any_size_is_restored(name: str, size: tuple[int, int, int]) -> None:
+    model = Model.build(build("tasks", {"name": name, **TASKS[name]}), {"name": "unet", "levels": 3}, SPACING)
+    image = np.random.default_rng(0).poisson(300, size).astype(np.uint16)
+    restored = model.predict(image).layers["restored"].read()
+    assert np.isfinite(restored).all()
+
+
+def test_what_has_learnt_nothing_gives_the_image() -> None:
+    image = np.random.default_rng(0).poisson(300, (4, 32, 32)).astype(np.uint16)
+    for name in ("denoise", "deblur"):
+        model = Model.build(build("tasks", {"name": name}), {"name": "unet"}, SPACING)
+        about = measure(from_array(image)).channels[0]
+        apart = model.predict(image).layers["restored"].read()[0].astype(float) - image
+        inside = (image > about.low) & (image < about.high)
+        assert np.abs(apart[inside]).mean() < 0.1 * (about.high - about.low)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(sides, sides, sides), st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 99))
+def test_binned_voxels_are_interpolated_as_pytorch_does(size, factor, seed) -> None:
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    expected = F.interpolate(x, scale_factor=[float(f) for f in factor], mode="trilinear")
+    assert torch.allclose(finer(x, factor, "centre"), expected, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(2, 8), st.integers(0, 99))
+def test_planes_that_were_kept_stay(planes, factor, seed) -> None:
+    x = torch.randn(1, 1, planes, 3, 2, generator=torch.Generator().manual_seed(seed))
+    out = finer(x, (factor, 1, 1), "corner")
+    assert torch.equal(out[:, :, ::factor], x)
+    line = np.interp(np.arange(planes * factor) / factor, np.arange(planes), x[0, 0, :, 1, 1].numpy())
+    assert np.allclose(out[0, 0, :, 1, 1].numpy(), line, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(sides, sides, sides), st.integers(2, 4), st.integers(0, 99))
+def test_channels_are_dealt_as_pixel_shuffle_deals_them(size, factor, seed) -> None:
+    x = torch.randn(2, 2 * factor**2, *size, generator=torch.Generator().manual_seed(seed))
+    planes = x.transpose(1, 2).flatten(0, 1)
+    expected = F.pixel_shuffle(planes, factor).unflatten(0, (2, size[0])).transpose(1, 2)
+    assert torch.equal(dealt(x, (1, factor, factor)), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    gain=st.floats(0.05, 20),
+    offset=st.floats(-500, 500),
+    noise=st.floats(0, 1),
+    bins=st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 1, 1)]),
+    seed=st.integers(0, 99),
+)
+def test_targets_are_brought_to_the_units_of_their_images(gain, offset, noise, bins, seed) -> None:
+    rng = np.random.default_rng(seed)
+    fine = blobs((8, 32, 32), seed)
+    z, y, x = (n // b for n, b in zip(fine.shape, bins))
+    image = fine.reshape(z, bins[0], y, bins[1], x, bins[2]).mean((1, 3, 5))
+    image = image + noise * image.std() * rng.standard_normal(image.shape)
+    target = TargetImage(from_array((fine * gain + offset).astype(np.float32)))
+    found = in_units_of(from_array(image.astype(np.float32)), target).volume.read()[0]
+    assert np.abs(found - fine).mean() < 0.01 + 0.2 * noise * fine.std()
+
+
+def test_what_has_no_line_keeps_its_own_range() -> None:
+    stack = from_array(np.random.default_rng(0).random((9, 20, 20), np.float32))
+    plane = np.random.default_rng(1).random((1, 20, 20), np.float32) * 700 + 40
+    found = in_units_of(stack, TargetImage(from_array(plane))).volume.read()
+    assert -0.1 < np.percentile(found, 1) < 0.1 and 0.9 < np.percentile(found, 99) < 1.1
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int32", "float32"])
+def test_counts_are_whole_and_within_their_type(kind: str) -> None:
+    image = from_array((np.arange(200).reshape(2, 10, 10)).astype(kind))
+    about = measure(image, progress=False)
+    dense = from_array(np.linspace(-9, 9, 200, dtype=np.float32).reshape(2, 10, 10))
+    found = in_counts(dense, about, image.dtype).read()
+    assert found.dtype == np.dtype(kind)
+    span, low = about.channels[0].high - about.channels[0].low, about.channels[0].low
+    expected = dense.read() * span + low
+    if kind != "float32":
+        limits = np.iinfo(kind)
+        expected = np.clip(np.rint(expected), limits.min, limits.max)
+    assert np.allclose(found, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_fall_towards_the_target_and_know_what_is_unknown(name) -> None:
+    torch.manual_seed(0)
+    target = torch.rand(2, 1, 4, 16, 16)
+    target[:, :, :, :4] = float("nan")
+    near, far = target.nan_to_num() + 0.01, target.nan_to_num() + 0.3 * torch.rand_like(target)
+    assert loss(name, near, target) < loss(name, far, target)
+    other = far.clone()
+    other[:, :, :, :4] += 7
+    assert torch.allclose(loss(name, far, target), loss(name, other, target))
+
+
+def test_l2_is_l2_and_unknown_losses_are_refused() -> None:
+    """No loss stands in for another, as where "L2" was L1 a second time."""
+    target, output = torch.zeros(1, 1, 1, 4, 4), torch.full((1, 1, 1, 4, 4), 0.5)
+    assert float(loss("l2", output, target)) == pytest.approx(0.25)
+    assert float(loss("l1", output, target)) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="known: log_l2"):
+        loss("L2", output, target)  # type: ignore[arg-type]
+    with pytest.raises(SpecError):
+        build("tasks", {"name": "denoise", "loss": "l3"})
+
+
+def test_a_brighter_image_counts_no_more() -> None:
+    target = torch.rand(2, 1, 1, 8, 8)
+    output = target.clone().requires_grad_()
+    scale = torch.tensor([1.0, 10.0]).view(2, 1, 1, 1, 1)
+    error = 0.1 * torch.randn(1, 1, 1, 8, 8) * scale
+    (gradient,) = torch.autograd.grad(loss("log_l2", output + error, target), output)
+    per_sample = (gradient * scale).flatten(1).norm(dim=1)
+    assert float(per_sample[0] / per_sample[1]) == pytest.approx(1, rel=0.02)
+
+
+def test_a_head_says_where_its_finer_voxels_lie() -> None:
+    from aequorea.volume import Region
+
+    head = AddingHead(4, (1, 1, 1), 1, (3, 1, 1), "corner")
+    region, spacing = head.output_grid(Region((2, 0, 0), (4, 5, 5)), (3.0, 1.0, 1.0))
+    assert region == Region((6, 0, 0), (12, 5, 5)) and spacing == (1.0, 1.0, 1.0)
