@@ -201,8 +201,8 @@ def _restoration(spec: str, field: str, value: Any) -> Any:
     task = build("tasks", words)
     if field == "loss":
         return float(task.loss(_logits(1), 0 * _logits(1)))
-    tiling = Tiling.of(Model.build(task, {"name": "unet", "levels": 2}, None).network, (4, 48, 48), None)
-    return task.dense_channels, tiling.output_size
+    network = Model.build(task, {"name": "unet", "levels": 2}, None).network
+    return task.dense_channels, Tiling.of(network, (4, 48, 48), None).output_size, type(network.head)
 
 
 # Training
@@ -389,6 +389,10 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
         f"{task}.{field}": (partial(_restoration, task, field), value)
         for task, field, value in (
             ("RestorationSpec", "loss", "l1"),
+            ("RestorationSpec", "published", {"task": "denoise"}),
+            ("SuperResolveSpec", "published", {"task": "super_resolve"}),
+            ("IsotropicSpec", "published", {"task": "denoise"}),
+            ("LightFieldSpec", "published", {"task": "light_field", "start": 32, "pyramid": (64,)}),
             ("RestorationSpec", "channels", 2),
             ("SuperResolveSpec", "factor", 3),
             ("IsotropicSpec", "factor", 3),

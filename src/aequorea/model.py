@@ -16,6 +16,8 @@ The card is JSON in the file's header (key ``aequorea``):
     median diameter of the training objects in µm (``instances`` alone)
 ``point``
     operating point chosen on held-out labels (``threshold``, ``persistence``); empty: the task's own holds
+``normalisation``
+    of a published network: how its images are scaled (``source``: the file of its weights)
 ``intensities``
     of each training image: percentiles and histogram by which it was normalised
 ``halo_error``
@@ -53,6 +55,7 @@ from aequorea.layers.network import PROBE, Network
 from aequorea.registry import build, describe, find, names
 from aequorea.results import MemoryOutput, Result
 from aequorea.signal.intensity import Intensity, measure
+from aequorea.signal.published_intensity import published_intensity
 from aequorea.volume import Array, Spacing, Volume, from_array
 
 CARD = "aequorea"
@@ -132,6 +135,11 @@ class Model:
         """Operating point: calibrated thresholds, empty where the task's own hold."""
         return dict(self.card.get("point", {}))
 
+    def usual_intensity(self, image: Volume) -> Intensity | None:
+        """Return the range that a published network's images are scaled by; ``None`` for networks trained here."""
+        kind = self.card.get("normalisation")
+        return published_intensity(image, kind) if kind else None
+
     def check_channels(self, image: Volume) -> None:
         """Raise :class:`DataError` if an image has another number of channels than those trained on."""
         channels = int(self.card.get("channels", 1))
@@ -159,7 +167,8 @@ class Model:
 
     def _check(self) -> list[float]:
         """Return 16 numbers of the output for an input that is fixed by a seed."""
-        tiling = Tiling.of(self.network, (16, 32, 32), self.spacing)
+        planes = min(16, getattr(self.network.stem, "most_planes", 16))  # a stem may not take more
+        tiling = Tiling.of(self.network, (planes, 32, 32), self.spacing)
         shape = (1, int(self.card.get("channels", 1)), *tiling.reads(tiling.domain).size)
         noise = np.random.Generator(np.random.Philox(16)).standard_normal(shape, np.float32)
         network = self.network.eval().float().cpu()
@@ -199,7 +208,7 @@ class Model:
         """
         volume = image if isinstance(image, Volume) else from_array(image, spacing)
         self.check_channels(volume)
-        intensity = intensity or measure(volume)
+        intensity = intensity or self.usual_intensity(volume) or measure(volume)
         ranged = normalised(volume, intensity)
         dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
         if getattr(self.task, "in_counts", False):

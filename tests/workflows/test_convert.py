@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from pathlib import Path
 
@@ -10,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 from typer.testing import CliRunner
 
+from aequorea import checks
 from aequorea.backbones.swinir import SwinIRSpec
 from aequorea.cli import _app
 from aequorea.engine.tiles import Tiling
@@ -21,9 +20,12 @@ from aequorea.errors import AequoreaError, ModelError, SpecError
 from aequorea.layers.network import Network
 from aequorea.layers.published import PublishedSpec
 from aequorea.layers.swin import relative_places
+from aequorea.model import load
+from aequorea.signal.published_intensity import published_intensity
 from aequorea.volume import Array, from_array
-from aequorea.workflows.convert import _Sizes, build_published, convert, networks_of
+from aequorea.workflows.convert import _Sizes, build_published, convert, model_of, networks_of
 from aequorea.workflows.foreign import read_state_dict
+from aequorea.workflows.predict import PredictSpec, predict
 
 torch.set_num_threads(1)
 TOLERANCE, LOOSE = 1e-5, 2e-5
@@ -269,6 +271,49 @@ def test_tiles(published: Path) -> None:
         assert apart(kept, expected[(slice(None), *part.slices)]) <= 1e-6
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "image", "out"),
+    [
+        ("single_sr_x2", "super_resolve", "image", "image_raw_out"),
+        ("single_denoise_5to1", "denoise", "volume", "volume_out"),
+        ("single_isotropic_1to1", "isotropic", "volume", "volume_out"),
+        ("single_volume_lf3_5slices", "light_field", "lightfield", "y"),
+    ],
+)
+def test_models_from_counts_to_counts(published: Path, name: str, task: str, image: str, out: str) -> None:
+    told = arrays(published, name)
+    model = model_of(networks_of(read_state_dict(published / f"{name}.pt"))[task])
+    volume = from_array(told[image].astype(np.float32))
+    intensity = published_intensity(from_array(told[image]), model.card["normalisation"])
+    found = model.predict(volume, precision="float32").layers["restored"].read()[0]
+    (about,) = intensity.channels
+    expected = told[out].reshape(found.shape)
+    if out != "volume_out":
+        expected = expected * (about.high - about.low) + about.low
+    assert apart(found, expected) <= 3 * TOLERANCE * (about.high - about.low)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "int32"])
+def test_percentiles_are_exact(dtype: str) -> None:
+    array = (50 * np.random.default_rng(0).standard_normal((5, 40, 50)) + 90).clip(0).astype(dtype)
+    (about,) = published_intensity(from_array(array), "percentiles").channels
+    assert np.allclose((about.low, about.high), np.percentile(array, [2, 99.8]), rtol=1e-6)
+    with pytest.raises(SpecError, match="did you mean 'counts'"):
+        published_intensity(from_array(array), "count")
+
+
+def test_the_verb_scales_as_published(tmp_path: Path) -> None:
+    model = model_of(networks_of(made("denoise"))["denoise"])
+    path = model.save(tmp_path / "model.safetensors")
+    image = np.random.default_rng(0).random((5, 20, 24), np.float32)
+    np.save(tmp_path / "image.npy", image)
+    spec = PredictSpec(precision="float32")
+    done = predict(path, tmp_path / "image.npy", tmp_path / "out.ome.zarr", spec)
+    expected = model.predict(image, precision="float32").layers["restored"].read()
+    found = done.result.layers["restored"].read()
+    assert apart(found, expected) <= 1e-5
+
+
 # Weights made here
 
 
@@ -363,10 +408,17 @@ def test_the_command(tmp_path: Path) -> None:
     assert "not used by the published network either 2" in done.output
     assert "(masks and places)" in done.output
     assert {p.stem for p in (tmp_path / "models").iterdir()} == set(TASKS)
-    with safe_open(tmp_path / "models" / "denoise.safetensors", "pt") as file:
-        card = json.loads(file.metadata()["aequorea"])
-    assert card["backbone"]["channels"] == 5
-    assert card["normalisation"] == "percentiles"
+    image = np.random.default_rng(0).random((5, 12, 15), np.float32)
+    for task in TASKS:
+        model = load(tmp_path / "models" / f"{task}.safetensors")
+        assert model.card["task"]["name"] == task
+        assert model.card["source"] == "all.pt"
+        out = model.predict(image).layers["restored"].read()
+        assert np.isfinite(out).all()
+    assert model.card["normalisation"] == "highest"
+    model = load(tmp_path / "models" / "denoise.safetensors")
+    assert model.network.backbone.spec.channels == 5
+    checks.model(model)
     one = convert(tmp_path / "all.pt", tmp_path / "one.safetensors", "project")
     assert list(one.paths.values()) == [tmp_path / "one.safetensors"]
     with pytest.raises(SpecError, match="did you mean 'denoise'"):

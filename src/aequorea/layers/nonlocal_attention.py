@@ -116,7 +116,7 @@ class SurfaceStem(nn.Module):
         units: int = 8,
     ) -> None:
         super().__init__()
-        self.planes = planes
+        self.most_planes = planes
         self.first = nn.Conv2d(planes, features, 3, padding=1)
         body: list[nn.Module] = [NonlocalAttention(features, matched, random)]
         for _ in range(groups):
@@ -137,19 +137,19 @@ class SurfaceStem(nn.Module):
         DataError
             If there are more planes than the network has inputs for.
         """
-        if size[0] > self.planes:
+        if size[0] > self.most_planes:
             raise DataError(
-                f"a stack of {size[0]} planes, but this network projects {self.planes}: "
-                f"give a part of it, such as --region 0:{self.planes},:,:"
+                f"a stack of {size[0]} planes, but this network projects {self.most_planes}: "
+                f"give a part of it, such as --region 0:{self.most_planes},:,:"
             )
-        return Region((0, *region.start[1:]), (self.planes, *region.stop[1:]))
+        return Region((0, *region.start[1:]), (self.most_planes, *region.stop[1:]))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return plane_B11YX of the first channel of image_BCZYX."""
         stack = image[:, 0]
         there = ~torch.isnan(stack[:, :, 0, 0])
         if not bool(there.all()):
-            places = torch.arange(self.planes, device=stack.device)
+            places = torch.arange(self.most_planes, device=stack.device)
             nearest = torch.minimum(places, there.sum(1, keepdim=True) - 1)
             stack = stack.gather(1, nearest[:, :, None, None].expand(-1, -1, *stack.shape[2:]))
         x = self.first(stack.contiguous(memory_format=torch.channels_last))

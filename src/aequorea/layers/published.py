@@ -63,7 +63,7 @@ class PublishedSpec(Spec):
         """How the published network's images are scaled.
 
         ``range``: least to most of each image is 0 to 1; ``percentiles``: 2nd to 99.8th of the whole stack are 0 to 1;
-        ``counts``: not at all; ``highest``: 0 to 1.1 times the half of the most is -1 to 0.
+        ``counts``: not at all; ``highest``: 0 to 1.1 times the most is -1 to 1.
         """
         return {
             "super_resolve": "range",

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from aequorea.annotations import Annotation, TargetImage
+from aequorea.layers.published import PublishedSpec, published_head, published_stem
 from aequorea.layers.restoring import AddingHead, LossName, SmoothingHead, SurfaceHead, VolumeHead, loss
 from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
 from aequorea.plugs import Layout
@@ -39,10 +40,13 @@ class RestorationSpec(Spec):
         ``log_l2`` (what a mean of PSNR asks for), ``l2``, ``l1``, ``charbonnier`` or ``ssim``.
     channels
         Of the target; 0: as many as the training targets show.
+    published
+        Sizes of a published network, whose stem and head take the place of the task's own; its body is ``swinir``.
     """
 
     loss: LossName = "log_l2"
     channels: int = Field(default=0, ge=0)
+    published: PublishedSpec | None = None
 
 
 class Restoration:
@@ -81,10 +85,20 @@ class Restoration:
         return {}
 
     def stem(self) -> nn.Module:
+        """Return the task's own stem, or that of the published network."""
+        return self.own_stem() if self.spec.published is None else published_stem(self.spec.published)
+
+    def head(self, layout: Layout) -> nn.Module:
+        """Return the task's own head, or that of the published network."""
+        if self.spec.published is None:
+            return self.own_head(layout)
+        return published_head(self.spec.published, layout.channels[0])
+
+    def own_stem(self) -> nn.Module:
         """Return the ordinary stem."""
         return PlainStem()
 
-    def head(self, layout: Layout) -> nn.Module:
+    def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that adds to the image, on its own grid."""
         return AddingHead(layout.channels[0], layout.strides[0], self.outputs)
 
@@ -141,7 +155,7 @@ class Restoration:
 class Denoise(Restoration):
     """Noise taken out of planes and volumes."""
 
-    def head(self, layout: Layout) -> nn.Module:
+    def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that smooths as much as is right at each voxel, and adds what that lacks."""
         return SmoothingHead(layout.channels[0], layout.strides[0], self.outputs)
 
@@ -167,7 +181,7 @@ class SuperResolve(Restoration):
 
     Spec = SuperResolveSpec
 
-    def head(self, layout: Layout) -> nn.Module:
+    def own_head(self, layout: Layout) -> nn.Module:
         """Return a head whose voxels divide the image's."""
         factor: Triple = (1, self.spec.factor, self.spec.factor)
         return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor)
@@ -191,7 +205,7 @@ class Isotropic(Restoration):
     Spec = IsotropicSpec
     unmirrored = (1,)
 
-    def head(self, layout: Layout) -> nn.Module:
+    def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that gives planes between those of the image."""
         factor: Triple = (self.spec.factor, 1, 1)
         return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor, "corner")
@@ -200,11 +214,11 @@ class Isotropic(Restoration):
 class Project(Restoration):
     """One plane of a stack of any depth: the surface that runs through it."""
 
-    def stem(self) -> nn.Module:
+    def own_stem(self) -> nn.Module:
         """Return a stem that reads all planes."""
         return DepthStem()
 
-    def head(self, layout: Layout) -> nn.Module:
+    def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that finds the surface."""
         return SurfaceHead(layout.channels[0], layout.strides[0], self.outputs)
 
@@ -229,11 +243,11 @@ class LightField(Restoration):
 
     Spec = LightFieldSpec
 
-    def stem(self) -> nn.Module:
+    def own_stem(self) -> nn.Module:
         """Return a stem that makes a first volume of the views."""
         return LensletStem(self.spec.views, self.spec.depth)
 
-    def head(self, layout: Layout) -> nn.Module:
+    def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that gives all planes."""
         factor: Triple = (1, self.spec.views, self.spec.views)
         return VolumeHead(layout.channels[0], layout.strides[0], self.outputs, factor, self.spec.depth)

@@ -10,26 +10,23 @@ Methods 21, 2024).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from aequorea import __version__
 from aequorea.backbones.swinir import SwinIR, SwinIRSpec
-from aequorea.engine.durable import write_file
 from aequorea.errors import ModelError, SpecError, nearest
 from aequorea.layers.network import Network
 from aequorea.layers.published import PublishedSpec, TaskName, published_head, published_stem
 from aequorea.layers.swin import APART, relative_places
-from aequorea.model import CARD
+from aequorea.model import Model
+from aequorea.registry import build
 from aequorea.workflows.foreign import read_state_dict
 
 BLOCK = r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\."
@@ -188,25 +185,32 @@ def convert(
     paths = {}
     for name, one in found.items():
         paths[name] = Path(out) / f"{name}.safetensors" if len(found) > 1 else Path(out)
-        write_published(one, paths[name], Path(path).name)
+        paths[name].parent.mkdir(parents=True, exist_ok=True)
+        model_of(one, Path(path).name).save(paths[name])
     lines = [*report.lines(), *(f"{name}: {one.spec.normalisation}" for name, one in found.items())]
     return Converted(paths, report, lines)
 
 
-def write_published(one: Published, path: Path, source: str) -> None:
-    """Write a network as a safetensors file with a card: the recipes of its parts, and where the weights came from."""
-    # A task takes these two recipes in its own and is saved as a model: this card has no task until then.
-    card = {
-        "format": 1,
-        "version": __version__,
-        "backbone": {"name": "swinir", **one.network.backbone.spec.plain()},
-        "published": one.spec.plain(),
+def model_of(one: Published, source: str = "") -> Model:
+    """Return a network as a model of the task that it is for; its card says how its images are to be scaled.
+
+    Parameters
+    ----------
+    one
+        The network.
+    source
+        Where the weights came from.
+    """
+    task = build("tasks", {"name": one.spec.task, "channels": 1, "published": one.spec.plain()})
+    card: dict[str, Any] = {
+        "spacing": None,
+        "channels": 1,
+        "forest": False,
+        "point": {},
         "normalisation": one.spec.normalisation,
         "source": source,
     }
-    tensors = {name: value.contiguous() for name, value in one.network.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, save(tensors, metadata={CARD: json.dumps(card)}))
+    return Model(task, one.network, card)
 
 
 def build_published(spec: PublishedSpec, body: SwinIRSpec) -> Network:

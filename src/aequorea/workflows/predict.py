@@ -246,7 +246,7 @@ def _predict(
     timing = Timing()
 
     def work_on() -> None:
-        known = intensity or _intensity(measured, output)
+        known = intensity or model.usual_intensity(measured) or _intensity(measured, output)
         output.remember(intensity=known.plain())
         dense = _dense(model, volume, known, tiling, work, core, budget, output, spec, mask, tell, timing)
         point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
