@@ -21,14 +21,15 @@ def test_sizes_and_constants(z, y, x, factor, order):
 
 def test_linear_is_that_of_lazy_resampling(rng):
     image = rng.random((5, 6, 7)).astype(np.float32)
-    found = isotropic(image, (0.6, 0.2, 0.2))
+    found = interpolated(image, (15, 6, 7))
     assert found == pytest.approx(resampled(from_array(image), (15, 6, 7)).read()[0], abs=1e-6)
 
 
 def test_ramps_and_waves_stay_where_they_are():
-    place = (np.arange(48) + 0.5) / 3
-    ramp = np.broadcast_to((np.arange(16) + 0.5)[:, None, None], (16, 2, 2))
+    place = np.arange(48) / 3
+    ramp = np.broadcast_to(np.arange(16.0)[:, None, None], (16, 2, 2))
     assert isotropic(ramp, factor=3)[3:-3, 0, 0] == pytest.approx(place[3:-3], rel=1e-5)
+    assert np.array_equal(isotropic(ramp, (0.6, 0.2, 0.2))[::3], ramp)
     wave = np.sin(2 * np.pi * ramp / 8)
     linear, cubic = (isotropic(wave, factor=3, order=order)[6:-6, 0, 0] for order in (1, 3))
     truth = np.sin(2 * np.pi * place / 8)[6:-6]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aequorea.errors import DataError, SpecError
 from aequorea.workflows.folds import cross_validate, deal, recipe_of
-from quick import recipe, specimens
+from quick import model_file, recipe, specimens
 
 torch.set_num_threads(1)
 
@@ -51,3 +51,14 @@ def test_each_image_is_tested_by_what_did_not_see_it(tmp_path: Path) -> None:
 def test_no_recipe_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="run folder"):
         recipe_of(tmp_path)
+
+
+def test_the_three_ways_are_compared(tmp_path: Path) -> None:
+    items = specimens(1, 2, 3)
+    start = str(model_file("semantic", "unet"))
+    spec = recipe("semantic", "unet", held_out=0, start=start)
+    scores = cross_validate(spec, items, tmp_path / "out", 3, compare=True, say=lambda line: None)
+    assert list(scores["pooled"]) == ["fine-tuned", "from scratch", "pretrained"]
+    assert all(pooled["dice"]["n"] == 3 for pooled in scores["pooled"].values())
+    with pytest.raises(SpecError, match="starts from nothing"):
+        cross_validate(recipe(), items, tmp_path / "other", 3, compare=True, say=lambda line: None)

@@ -26,6 +26,10 @@ def command(app: typer.Typer) -> None:
         folds: Annotated[
             int, typer.Option(help="Train the recipe anew for each of so many folds, tested on the rest.")
         ] = 0,
+        compare: Annotated[
+            bool,
+            typer.Option("--compare", help="With --folds: also from scratch, and as pretrained."),
+        ] = False,
         overwrite: Annotated[
             bool, typer.Option("--overwrite", help="Replace the predictions of another model in OUT.")
         ] = False,
@@ -49,10 +53,13 @@ def command(app: typer.Typer) -> None:
             "channel": channel,
         }
         if folds:
-            scores = cross_validate(model, data, out, folds, spec, **told)
+            scores = cross_validate(model, data, out, folds, spec, compare=compare, **told)
         else:
             scores = evaluate_model(model, data, out, spec, overwrite=overwrite, **told)
-        for name, interval in scores["pooled"]["model"].items():
-            if interval["value"] is not None:
-                print(f"{name:24s} {interval['value']:.3f}  ({interval['n']} images)")
+        for method, pooled in scores["pooled"].items():
+            if len(scores["pooled"]) > 1:
+                print(method)
+            for name, interval in pooled.items():
+                if interval["value"] is not None:
+                    print(f"{name:24s} {interval['value']:.3f}  ({interval['n']} images)")
         print(f"report: {out / 'report.html'}")

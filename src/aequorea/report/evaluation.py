@@ -28,6 +28,12 @@ NAMES: dict[str, Name] = {
     "split_rate": Name("Split", "share"),
     "merge_rate": Name("Merged", "share"),
     "count_error": Name("Count error", "signed share"),
+    "psnr": Name("PSNR", "dB"),
+    "ssim": Name("SSIM"),
+    "ssim_3d": Name("SSIM, 3-D"),
+    "ms_ssim": Name("MS-SSIM"),
+    "nrmse": Name("NRMSE"),
+    "correlation": Name("Correlation"),
     "dice": Name("Dice"),
     "iou": Name("IoU"),
     "cldice": Name("clDice"),
@@ -41,15 +47,16 @@ NAMES: dict[str, Name] = {
     "voi_split": Name("VOI split", "bits"),
     "voi_merge": Name("VOI merge", "bits"),
 }
+_RESTORED = ("psnr", "ssim", "ssim_3d", "ms_ssim", "nrmse", "correlation")
 _HEADLINE = {
     True: ("f1_50", "pq", "split_rate", "merge_rate", "count_error"),
-    False: ("dice", "iou", "cldice", "hd95_um", "hd95_voxels"),
+    False: ("dice", "iou", "cldice", "hd95_um", "hd95_voxels", *_RESTORED),
 }
 _COLUMNS = {
     True: ("f1_50", "ap_50", "f1_75", "ap_75", "pq", "split_rate", "merge_rate", "count_error", "dice"),
     False: (
         "dice", "iou", "precision", "recall", "cldice",
-        "hd95_um", "hd95_voxels", "surface_distance_um", "surface_distance_voxels",
+        "hd95_um", "hd95_voxels", "surface_distance_um", "surface_distance_voxels", *_RESTORED,
     ),
 }  # fmt: skip
 
@@ -95,7 +102,7 @@ def shown(name: str, value: float | None) -> str:
         return f"{100 * value:.1f} %"
     if form == "signed share":
         return f"{100 * value:+.1f} %".replace("-", "−")
-    if form in ("µm", "voxels", "bits"):
+    if form in ("µm", "voxels", "bits", "dB"):
         return f"{value:.2f} {form}"
     return f"{value:.3f}".replace("-", "−")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from aequorea.annotations import Annotation, LabelImage
+from aequorea.annotations import Annotation, LabelImage, TargetImage
 from aequorea.engine.durable import make_folder, write_file, write_json
 from aequorea.errors import DataError
 from aequorea.plugs import Task
@@ -27,14 +27,18 @@ from aequorea.report import evaluation, pictures
 from aequorea.report.methods import methods
 from aequorea.report.page import Picture
 from aequorea.report.pictures import ERROR_COLOURS, FALSE, MISSED, POOR, RIGHT, Overlay, Planes
+from aequorea.report.restoration import residual_picture
 from aequorea.results import Result
 from aequorea.scores import pooling, volumes
 from aequorea.scores.bootstrap import Interval
 from aequorea.scores.matching import Matching, Overlaps
+from aequorea.scores.restoration import restoration_scores
 from aequorea.volume import Array, Region, Triple, Volume
 
 IOUS = tuple(round(0.1 + 0.05 * i, 2) for i in range(18))
 MOST_PICTURED = 6
+PICTURED: Triple = (64, 384, 384)
+"""Voxels (z, y, x) of a target that are drawn at most."""
 _NO_CLASS = 255
 
 
@@ -232,6 +236,8 @@ def picture(case: Case, task: Task, score: tuple[str, float]) -> Shown | None:
     score
         Name and value, for the heading.
     """
+    if isinstance(case.truth, TargetImage) and "restored" in case.result.layers:
+        return _restored(case, score)
     layer = next((name for name in ("objects", "classes") if name in case.result.layers), None)
     if layer is None or not isinstance(case.truth, LabelImage) or case.image.size != case.truth.volume.size:
         return None
@@ -275,6 +281,42 @@ def picture(case: Case, task: Task, score: tuple[str, float]) -> Shown | None:
     ]
     name, value = score
     return Shown(f"{case.name} · {evaluation.title_of(name)}: {evaluation.shown(name, value)}", drawn, keys)
+
+
+def _restored(case: Case, score: tuple[str, float]) -> Shown:
+    """Draw input, result, target and what is left between them, of a part around the middle."""
+    assert isinstance(case.truth, TargetImage)
+    found, truth = case.result.layers["restored"], case.truth.volume
+    size = [min(n, most) for n, most in zip(truth.size, PICTURED)]
+    region = Region.at([(n - m) // 2 for n, m in zip(truth.size, size)], size)
+    z, y, x = (a + n // 2 for a, n in zip(region.start, region.size))
+    scores = restoration_scores(found.crop(region), truth.crop(region), fit=True)
+    given = _same_place(case.image, region, truth.size)
+    at = [n // 2 for n in given.size]
+    drawn = residual_picture(
+        pictures.cut(
+            case.image, (given.start[0] + at[0], given.start[1] + at[1], given.start[2] + at[2]), given
+        ),
+        pictures.cut(found, (z, y, x), region),
+        pictures.cut(truth, (z, y, x), region),
+        truth.spacing or found.spacing,
+        scores,
+    )
+    name, value = score
+    return Shown(
+        f"{case.name} · {evaluation.title_of(name)}: {evaluation.shown(name, value)}",
+        [(drawn, "Input, result (fitted to the target), target, and the difference of the last two")],
+    )
+
+
+def _same_place(image: Volume, region: Region, size: Triple) -> Region:
+    """Return the region of an image that shows what a region of a grid of ``size`` voxels shows; all of other axes."""
+    start, stop = [], []
+    for a, b, n, m in zip(region.start, region.stop, image.size, size):
+        whole = m == 1 or n == 1
+        start.append(0 if whole else a * n // m)
+        stop.append(n if whole else max(a * n // m + 1, -(-b * n // m)))
+    return Region((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
 def _each(labels: Planes, found: Planes, ignored: Planes, matching: Matching | None) -> Planes:

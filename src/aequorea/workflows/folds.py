@@ -11,6 +11,7 @@ from typing import Any
 from numpy.random import Generator, Philox
 
 from aequorea.errors import DataError, SpecError
+from aequorea.model import card_of
 from aequorea.registry import build
 from aequorea.workflows.dataset import Item, dataset, told_apart
 from aequorea.workflows.evaluate import Case, evaluate
@@ -25,6 +26,7 @@ def cross_validate(
     folds: int = 5,
     spec: PredictSpec | None = None,
     *,
+    compare: bool = False,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def cross_validate(
         At least 2, at most as many as there are specimens.
     spec
         Recipe of the predictions.
+    compare
+        Beside the recipe, which starts from a model: the same from scratch, and that model as it is.
     say
         Receives lines for the user.
     **options
@@ -59,7 +63,7 @@ def cross_validate(
     DataError
         If there are fewer specimens than folds.
     SpecError
-        If there is no recipe, or fewer than two folds.
+        If there is no recipe, or fewer than two folds, or nothing to compare with.
     """
     out = Path(out)
     training = recipe if isinstance(recipe, FinetuneSpec) else recipe_of(recipe)
@@ -69,17 +73,37 @@ def cross_validate(
     items = [replace(item, split=None) for item in items]
     parts = deal([item.group for item in items], folds, training.train.seed)
 
+    arms = _arms(training, compare)
+
     def cases() -> Iterator[Case]:
         for number, groups in enumerate(parts, 1):
             say(f"fold {number} of {folds}: tested on {', '.join(sorted(groups))}")
             kept = [item for item in items if item.group not in groups]
-            done = finetune(kept, out / f"fold-{number}", training)
-            for item in (item for item in items if item.group in groups):
-                store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-                found = predict(done.path, item.image, store, spec, intensity=item.intensity, say=say)
-                yield Case(item.name, item.image, item.annotation, found.result)
+            for method, recipe in arms.items():
+                place = out / (method.replace(" ", "-") if compare else "")
+                path = Path(str(training.start))
+                if recipe is not None:
+                    path = finetune(kept, place / f"fold-{number}", recipe).path
+                for item in (item for item in items if item.group in groups):
+                    store = place / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
+                    found = predict(path, item.image, store, spec, intensity=item.intensity, say=say)
+                    yield Case(item.name, item.image, item.annotation, found.result, method)
 
     return evaluate(cases(), task, out, title=f"{folds}-fold cross-validation")
+
+
+def _arms(training: FinetuneSpec, compare: bool) -> dict[str, FinetuneSpec | None]:
+    """Return the recipe of each method; ``None``: the model that training starts from, as it is."""
+    if not compare:
+        return {"model": training}
+    if training.start is None:
+        raise SpecError("--compare: the recipe starts from nothing; fine-tune with --model MODEL first")
+    card = card_of(training.start)
+    arms: dict[str, FinetuneSpec | None] = {
+        "fine-tuned": training,
+        "from scratch": training.model_copy(update={"start": None, "backbone": card["backbone"]}),
+    }
+    return arms | ({"pretrained": None} if "task" in card else {})
 
 
 def deal(groups: Sequence[str], folds: int, seed: int) -> list[set[str]]:
