@@ -394,6 +394,8 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
             ("IsotropicSpec", "published", {"task": "denoise"}),
             ("LightFieldSpec", "published", {"task": "light_field", "start": 32, "pyramid": (64,)}),
             ("RestorationSpec", "channels", 2),
+            *((task, "loss", "l1") for task in RESTORING if task != "RestorationSpec"),
+            *((task, "channels", 2) for task in RESTORING if task != "RestorationSpec"),
             ("SuperResolveSpec", "factor", 3),
             ("IsotropicSpec", "factor", 3),
             ("LightFieldSpec", "views", 4),

@@ -6,7 +6,7 @@ import numpy as np
 
 from aequorea.errors import SpecError, nearest
 from aequorea.signal.intensity import ChannelIntensity, Intensity
-from aequorea.volume import Volume
+from aequorea.volume import Array, Volume
 
 LOW, HIGH = 2.0, 99.8
 HEADROOM = 1.1
@@ -35,11 +35,12 @@ def published_intensity(image: Volume, kind: str) -> Intensity:
     channels = []
     for index in range(image.shape[0]):
         channel = image.pick([index])
-        parts = (channel.read(region) for region in channel.region.split(BLOCK))
-        ends = [(float(np.nanmin(part)), float(np.nanmax(part))) for part in parts]
-        least, most = min(low for low, _ in ends), max(high for _, high in ends)
+        parts = (_finite(channel.read(region)) for region in channel.region.split(BLOCK))
+        ends = [(float(part.min()), float(part.max())) for part in parts if part.size]
+        least = min((low for low, _ in ends), default=0.0)
+        most = max((high for _, high in ends), default=0.0)
         low, high = least, most
-        if kind == "percentiles":
+        if kind == "percentiles" and ends:
             low, high = _percentiles(channel)
         elif kind == "highest":
             low, high = HEADROOM * most / 2, HEADROOM * most
@@ -51,10 +52,20 @@ def published_intensity(image: Volume, kind: str) -> Intensity:
     return Intensity(channels=tuple(channels))
 
 
+def _finite(block: Array) -> Array:
+    """Return the voxels that float32 holds, in one row; of a mask, 0 and 1."""
+    numbers = block.view(np.uint8) if block.dtype == bool else block
+    if block.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            numbers = block.astype(np.float32)
+    found: Array = numbers[np.isfinite(numbers)]
+    return found
+
+
 def _percentiles(channel: Volume) -> tuple[float, float]:
     """Return both percentiles of a channel; exact, of whole numbers of up to 16 bits by counting each."""
     if channel.dtype.kind not in "iu" or channel.dtype.itemsize > 2:
-        low, high = np.nanpercentile(channel.read(), [LOW, HIGH])
+        low, high = np.percentile(_finite(channel.read()), [LOW, HIGH])
         return float(low), float(high)
     first = int(np.iinfo(channel.dtype).min)
     counts = np.zeros(1 << 8 * channel.dtype.itemsize, np.int64)
