@@ -14,13 +14,16 @@ from safetensors.torch import load_file, save_file
 
 import aequorea as aq
 from aequorea import model as module
+from aequorea.backbones.swinir import SwinIRSpec
 from aequorea.backbones.unet import UNetSpec
 from aequorea.engine.predict import normalised, predict_whole
 from aequorea.errors import DataError, ModelError, SpecError
+from aequorea.layers.published import PublishedSpec
 from aequorea.model import Model, load
 from aequorea.registry import build
 from aequorea.signal.intensity import measure
 from aequorea.volume import from_array
+from aequorea.workflows.convert import Published, build_published, model_of
 from quick import SPACING, model_file, nuclei
 
 torch.set_num_threads(1)
@@ -67,6 +70,9 @@ def test_the_card_says_what_the_model_is() -> None:
 def test_the_module_explains_every_word_of_the_card() -> None:
     """The list in the docstring, from which the reference is made, is complete."""
     card = {**load(model_file("instances", "unet")).card, **load(model_file("semantic", "filters")).card}
+    published = PublishedSpec(task="denoise", planes=1)
+    body = SwinIRSpec(width=6, depths=(1,))
+    card |= model_of(Published(published, build_published(published, body))).card
     terms = re.findall(r"^``.*$", module.__doc__ or "", re.M)
     assert sorted(card) == sorted(word for term in terms for word in re.findall("``(.*?)``", term))
 

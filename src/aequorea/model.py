@@ -16,8 +16,8 @@ The card is JSON in the file's header (key ``aequorea``):
     median diameter of the training objects in µm (``instances`` alone)
 ``point``
     operating point chosen on held-out labels (``threshold``, ``persistence``); empty: the task's own holds
-``normalisation``
-    of a published network: how its images are scaled (``source``: the file of its weights)
+``normalisation``, ``source``
+    of a published network: how its images are scaled, and the file that its weights came from
 ``intensities``
     of each training image: percentiles and histogram by which it was normalised
 ``halo_error``
