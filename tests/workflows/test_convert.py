@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from typer.testing import CliRunner
 
 from aequorea import checks
+from aequorea.annotations import TargetImage
 from aequorea.backbones.swinir import SwinIRSpec
 from aequorea.cli import _app
 from aequorea.engine.tiles import Tiling
@@ -24,8 +26,11 @@ from aequorea.model import load
 from aequorea.signal.published_intensity import published_intensity
 from aequorea.volume import Array, from_array
 from aequorea.workflows.convert import _Sizes, build_published, convert, model_of, networks_of
+from aequorea.workflows.dataset import Item
+from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.foreign import read_state_dict
 from aequorea.workflows.predict import PredictSpec, predict
+from quick import TRAIN
 
 torch.set_num_threads(1)
 TOLERANCE, LOOSE = 1e-5, 2e-5
@@ -291,6 +296,26 @@ def test_models_from_counts_to_counts(published: Path, name: str, task: str, ima
     if out != "volume_out":
         expected = expected * (about.high - about.low) + about.low
     assert apart(found, expected) <= 3 * TOLERANCE * (about.high - about.low)
+
+
+def test_training_goes_on_from_published_weights(tmp_path: Path) -> None:
+    path = model_of(networks_of(made("denoise"))["denoise"]).save(tmp_path / "model.safetensors")
+    rng = np.random.default_rng(0)
+    items = []
+    for name in "abc":
+        clean = gaussian_filter(rng.random((6, 32, 32)), 1).astype(np.float32)
+        noisy = clean + 0.02 * rng.standard_normal(clean.shape).astype(np.float32)
+        items.append(Item(name, from_array(noisy), TargetImage(from_array(clean)), group=name))
+    words = {"task": {"name": "denoise"}, "train": TRAIN.plain(), "patch": (4, 16, 16), "start": str(path)}
+    done = finetune(items, tmp_path / "run", FinetuneSpec.parse(words))
+    assert done.model.card["training"]["steps"] > 0
+    assert done.model.card["normalisation"] == "percentiles"
+    (about,) = published_intensity(items[0].image, "percentiles").channels
+    (noted,) = done.model.card["intensities"]["a"]["channels"]
+    assert noted["low"] == about.low
+    before, after = (load(p).network.state_dict() for p in (path, done.path))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["head.last.weight"], after["head.last.weight"])
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "int32"])
