@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from aequorea import checks
 from aequorea.annotations import TargetImage
-from aequorea.engine.predict import in_counts
+from aequorea.engine.counts import in_counts
 from aequorea.engine.train import TrainSpec
 from aequorea.errors import SpecError
 from aequorea.layers.restoring import LOSSES, TRUNCATE, AddingHead, dealt, finer, loss, smoothed
