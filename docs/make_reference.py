@@ -170,7 +170,8 @@ def files() -> str:
 
 
 def _spec(spec: type[Spec], heading: str, about: str = "") -> list[str]:
-    entries = _sections(inspect.getdoc(spec) or "").get("Attributes", [])
+    written = [inspect.cleandoc(cls.__doc__ or "") for cls in reversed(spec.__mro__) if issubclass(cls, Spec)]
+    entries = [entry for text in written for entry in _sections(text).get("Attributes", [])]
     meanings = {name.strip(): meaning for names, meaning in entries for name in names.split(",")}
     own = inspect.getdoc(spec) or ""
     lines = [f"### {heading}", "", about or _one_line(own.split("\n\n")[0]), ""]

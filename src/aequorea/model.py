@@ -45,9 +45,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from aequorea import __version__
+from aequorea.engine.counts import in_counts
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import Precision
-from aequorea.engine.predict import in_counts, normalised, predict_whole
+from aequorea.engine.predict import normalised, predict_whole
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError, ModelError, SpecError
 from aequorea.layers.forest import ForestHead

@@ -26,9 +26,16 @@ def command(app: typer.Typer) -> None:
     @app.command()
     def finetune(
         context: typer.Context,
-        data: Annotated[Path, typer.Argument(help="Folder or CSV of images with labels, or crops.")],
+        data: Annotated[
+            Path, typer.Argument(help="Folder or CSV of images with labels or targets, or crops.")
+        ],
         out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
-        task: Annotated[str, typer.Option(help="semantic or instances.")] = "instances",
+        task: Annotated[
+            str,
+            typer.Option(
+                help="semantic, instances; denoise, deblur, super_resolve, isotropic, project, light_field."
+            ),
+        ] = "instances",
         backbone: Annotated[
             str, typer.Option(help="filters, unet, hiera, or auto: the first two, the better is kept.")
         ] = "auto",

@@ -21,7 +21,7 @@ def command(app: typer.Typer) -> None:
         ],
         out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("pretrained"),
         backbone: Annotated[str, typer.Option(help="hiera or unet.")] = "hiera",
-        objective: Annotated[str, typer.Option(help="What is learnt: mae.")] = "mae",
+        objective: Annotated[str, typer.Option(help="What is learnt: mae or restore_many.")] = "mae",
         steps: Annotated[int, typer.Option(help="Training steps.")] = 1000,
         batch: Annotated[int, typer.Option(help="Patches of a step.")] = 8,
         learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,

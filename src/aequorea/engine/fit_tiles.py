@@ -55,7 +55,7 @@ def choose_tiles(
     size
         Voxels (z, y, x) of the body's grid that are predicted.
     stored
-        Bytes of a voxel of the stored output.
+        Bytes of a voxel of the stored output, of which the body's may have several.
     tile
         Most voxels computed at once; default: :func:`aequorea.engine.predict.usual_tile`.
     memory
@@ -74,12 +74,13 @@ def choose_tiles(
     if whole:
         tiles = Tiles(domain.size, domain.voxels)
         return tiles if memory is None else check_tiles(tiles, tiling, stored, memory, precision)
-    budget, most = tile or usual_tile(tiling, precision), SHARD
+    finer = _finer(tiling)
+    budget, most = tile or usual_tile(tiling, precision), max(1, SHARD // finer)
     if memory is not None:
         free = max(0, memory - resident() - LOADED)
         # Of what is free the output's blocks get at most a quarter.
-        most = max(1, min(most, free // DECODED_BYTES, free // (4 * BLOCKS * stored)))
-        budget = min(budget, max(1, int((free - BLOCKS * stored * most) / _each(tiling, precision))))
+        most = max(1, min(most, free // DECODED_BYTES, free // (4 * BLOCKS * stored * finer)))
+        budget = min(budget, max(1, int((free - BLOCKS * stored * finer * most) / _each(tiling, precision))))
     read = tiling.reads(domain).voxels
     budget = max(1, budget * domain.voxels // max(read, domain.voxels))
     tiles = Tiles(choose_core(size, tiling.grid, tiling.halo, budget, most=most), budget)
@@ -99,11 +100,16 @@ def check_tiles(
     return tiles
 
 
+def _finer(tiling: Tiling) -> int:
+    """Return how many voxels are stored for each that the body computes."""
+    return max(1, round(tiling.output(tiling.domain).voxels / max(1, tiling.domain.voxels)))
+
+
 def bytes_of(tiles: Tiles, tiling: Tiling, stored: int, precision: Precision = "auto") -> int:
     """Return the bytes that computing and decoding one tile takes, beside :data:`LOADED`."""
     computed, kept = worst_tile(tiles.core, tiling.domain.size, tiling.grid, tiling.halo)
     network = min(computed, max(tiles.budget, _smallest(tiling))) * _each(tiling, precision)
-    return int(max(network + BLOCKS * stored * kept, DECODED_BYTES * kept))
+    return int(max(network + BLOCKS * stored * _finer(tiling) * kept, DECODED_BYTES * kept))
 
 
 def _smallest(tiling: Tiling) -> int:

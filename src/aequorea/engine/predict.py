@@ -66,37 +66,6 @@ def normalised(image: Volume, intensity: Intensity) -> Volume:
     )
 
 
-def in_counts(dense: Volume, intensity: Intensity, dtype: Any) -> Volume:
-    """Return the lazy volume of a restored image in the counts of what it was made of.
-
-    Parameters
-    ----------
-    dense
-        In the units of a normalised image.
-    intensity
-        By which that was normalised; further channels are in the units of its last one.
-    dtype
-        Of the image: whole numbers are rounded and cut to what the type holds.
-    """
-    kind = np.dtype(dtype) if np.dtype(dtype).kind in "iu" else np.dtype(np.float32)
-    known = intensity.channels
-    about = [known[min(i, len(known) - 1)] for i in range(dense.shape[0])]
-    span = np.array([one.high - one.low for one in about], np.float32)[:, None, None, None]
-    low = np.array([one.low for one in about], np.float32)[:, None, None, None]
-
-    def reader(region: Region) -> Array:
-        block: Array = dense.read(region).astype(np.float32) * span + low
-        if kind.kind == "f":
-            return block
-        limits = np.iinfo(kind)
-        # The largest float32 below a limit of 32 bits, which float32 has not.
-        top = np.nextafter(np.float32(limits.max), np.float32(0)) if kind.itemsize > 2 else limits.max
-        whole: Array = np.clip(np.nan_to_num(np.rint(block)), limits.min, top).astype(kind)
-        return whole
-
-    return replace(dense, reader=reader, dtype=kind, levels=())
-
-
 def predict_dense(
     tiling: Tiling,
     image: Volume,

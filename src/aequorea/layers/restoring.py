@@ -1,13 +1,15 @@
 """Heads and losses that give images.
 
-A head's output is what the stem read plus what the network adds to it: a network that has learnt nothing gives the
-image back, or its interpolation. Finer grids come of channels that are dealt to voxels (Shi et al., "Real-Time Single
-Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016).
+A head's output is what the stem read, smoothed where that helps, plus what the network adds to it: a network that has
+learnt little gives a smooth image, or its interpolation. Finer grids come of channels that are dealt to voxels (Shi et
+al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network", CVPR
+2016).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal, get_args
 
 import torch
@@ -24,9 +26,11 @@ SOFT = 1e-3
 FLOOR = 1e-5
 """Mean squared error that the logarithm does not ask to be lowered, in units of the intensity range: 50 dB."""
 SMOOTHINGS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
-"""Standard deviations in voxels along y and x of the copies that a :class:`SmoothingHead` mixes."""
+"""Standard deviations in voxels along y and x of the copies that an :class:`AddingHead` mixes."""
 DEEP = 0.3
 """Their standard deviation along z as a share of that, of the copies that are smoothed along z too."""
+SLAB = 16
+"""Planes that evaluation restores at a time."""
 TRUNCATE = 2.5
 """Standard deviations at which a Gaussian ends."""
 WINDOW = 7
@@ -34,7 +38,12 @@ WINDOW = 7
 
 
 class AddingHead(nn.Module):
-    """What the network adds to an image, on the image's grid or a finer one.
+    """An image smoothed at every voxel as much as the network finds right there, and what it adds; or on a finer grid.
+
+    Smoothed copies are mixed voxel by voxel with weights that sum to one. What has learnt little is then a smoothed
+    image and not a noisy one, and what is learnt first is where to smooth how much: of few pairs that is most of what
+    there is to be learnt. In the manner of kernel-predicting networks (Bako et al., "Kernel-Predicting Convolutional
+    Networks for Denoising Monte Carlo Renderings", SIGGRAPH 2017) with a bank of Gaussians in place of free kernels.
 
     Parameters
     ----------
@@ -45,7 +54,7 @@ class AddingHead(nn.Module):
     outputs
         Output channels, the first of what the stem gave the body.
     factor
-        Output voxels per voxel of the body's grid (z, y, x). The first of them lies where ``anchor`` says.
+        Output voxels per voxel of the body's grid (z, y, x).
     anchor
         ``corner``: output voxel k·factor lies on body voxel k, as where planes were left out; ``centre``: output voxels
         divide the body's, as where pixels were binned.
@@ -61,74 +70,58 @@ class AddingHead(nn.Module):
     ) -> None:
         super().__init__()
         self.stride, self.outputs, self.factor, self.anchor = stride, outputs, factor, anchor
-        self.reach: Triple = (1, 1, 1) if factor == (1, 1, 1) else (2, 2, 2)
+        deep, far = (math.ceil(TRUNCATE * share * max(SMOOTHINGS)) + 1 for share in (DEEP, 1))
+        self.reach: Triple = (deep, far, far)
+        self.copies = 1 + 2 * len(SMOOTHINGS)
         self.mix = Conv(channels, channels)
-        self.last = Pointwise(channels, outputs * math.prod(factor))
-        _begin_small(self.last, 1e-3)
+        self.last = Pointwise(channels, outputs * (math.prod(factor) + self.copies))
+        _begin_small(self.last, 1e-2)
 
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
-        """Return output_BKZYX: the interpolated image and what is added."""
-        z, y, width = x.shape[2:]
-        level = levels[0]
-        if self.stride != (1, 1, 1):
-            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
-        added = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
-        image = x[:, : self.outputs]
+        """Return output_BKZYX; in evaluation a few planes at a time, since many channels are mixed."""
+        level, image = at_full_resolution(levels[0], self.stride, x), x[:, : self.outputs]
+        planes = image.shape[2]
+        if torch.is_grad_enabled() or planes <= SLAB:
+            return self._restored(level, image)
+        parts = []
+        for start in range(0, planes, SLAB):
+            stop = min(planes, start + SLAB)
+            low, high = max(0, start - self.reach[0]), min(planes, stop + self.reach[0])
+            part = self._restored(level[:, :, low:high], image[:, :, low:high])
+            parts.append(part[:, :, (start - low) * self.factor[0] : (stop - low) * self.factor[0]])
+        return torch.cat(parts, 2)
+
+    def _restored(self, level: Tensor, image: Tensor) -> Tensor:
+        found = self.last(F.relu(self.mix(level)))
+        added, logits = found.split([self.outputs * math.prod(self.factor), self.outputs * self.copies], 1)
+        weights = torch.softmax(logits.unflatten(1, (self.outputs, self.copies)), 2)
+        base = sum(weights[:, :, n] * copy for n, copy in enumerate(_copies(image)))
+        assert isinstance(base, Tensor)
         if self.factor == (1, 1, 1):
-            out: Tensor = image + added
+            out: Tensor = base + added
             return out
-        return finer(image, self.factor, self.anchor) + dealt(added, self.factor)
+        return finer(base, self.factor, self.anchor) + dealt(added, self.factor)
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region on a grid that is finer by the factor."""
         return finer_grid(region, spacing, self.factor)
 
 
-class SmoothingHead(nn.Module):
-    """An image smoothed at every voxel as much as the network finds right there, and what it adds.
+def _copies(image: Tensor) -> Iterator[Tensor]:
+    """Yield the image, and for each width it smoothed within planes, and along z too."""
+    yield image
+    for sigma in SMOOTHINGS:
+        plane = smoothed(smoothed(image, sigma, 3), sigma, 4)
+        yield plane
+        yield smoothed(plane, DEEP * sigma, 2)
 
-    Smoothed copies are mixed voxel by voxel with weights that sum to one. What has learnt little is then a smoothed
-    image and not a noisy one, and what is learnt first is where to smooth how much: of few pairs that is most of what
-    there is to be learnt. In the manner of kernel-predicting networks (Bako et al., "Kernel-Predicting Convolutional
-    Networks for Denoising Monte Carlo Renderings", SIGGRAPH 2017) with a bank of Gaussians in place of free kernels.
 
-    Parameters
-    ----------
-    channels, stride
-        Of the pyramid's finest level.
-    outputs
-        Output channels, the first of what the stem gave the body.
-    """
-
-    def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
-        super().__init__()
-        self.stride, self.outputs = stride, outputs
-        far = max(math.ceil(TRUNCATE * s) for s in SMOOTHINGS)
-        self.reach: Triple = (math.ceil(TRUNCATE * DEEP * max(SMOOTHINGS)), far, far)
-        self.mix = Conv(channels, channels)
-        self.last = Pointwise(channels, outputs * (2 + 2 * len(SMOOTHINGS)))
-        _begin_small(self.last, 1e-2)
-
-    def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
-        """Return output_BKZYX: the image smoothed by voxel, and what is added."""
-        z, y, width = x.shape[2:]
-        level = levels[0]
-        if self.stride != (1, 1, 1):
-            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
-        found = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
-        image = x[:, : self.outputs]
-        added, logits = found[:, : self.outputs], found[:, self.outputs :]
-        copies = [image]
-        for sigma in SMOOTHINGS:
-            plane = smoothed(smoothed(image, sigma, 3), sigma, 4)
-            copies += [plane, smoothed(plane, DEEP * sigma, 2)]
-        weights = torch.softmax(logits.unflatten(1, (self.outputs, len(copies))), 2)
-        out: Tensor = added + (weights * torch.stack(copies, 2)).sum(2)
-        return out
-
-    def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
-        """Return the region itself."""
-        return region, spacing
+def at_full_resolution(level: Tensor, stride: Triple, x: Tensor) -> Tensor:
+    """Return a pyramid's finest level at every voxel of x_BCZYX."""
+    if stride != (1, 1, 1):
+        level = F.interpolate(level, scale_factor=[float(s) for s in stride], mode="trilinear")
+    z, y, width = x.shape[2:]
+    return level[..., :z, :y, :width]
 
 
 def smoothed(x: Tensor, sigma: float, axis: int) -> Tensor:
@@ -193,11 +186,7 @@ class SurfaceHead(nn.Module):
 
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return output_BK1YX of a stack x_BCZYX of any depth."""
-        z, y, width = x.shape[2:]
-        level = levels[0]
-        if self.stride != (1, 1, 1):
-            level = F.interpolate(level, scale_factor=[float(s) for s in self.stride], mode="trilinear")
-        found = self.last(F.relu(self.mix(level[..., :z, :y, :width])))
+        found = self.last(F.relu(self.mix(at_full_resolution(levels[0], self.stride, x))))
         # Bright planes are the first guess; the network says by how much to trust them.
         share = torch.softmax(found[:, :1] + x[:, :1], 2)
         plane: Tensor = (share * (x[:, : self.outputs] + found[:, 1:])).sum(2, keepdim=True)

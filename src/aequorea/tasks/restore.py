@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from aequorea.annotations import Annotation, TargetImage
 from aequorea.layers.published import PublishedSpec, published_head, published_stem
-from aequorea.layers.restoring import AddingHead, LossName, SmoothingHead, SurfaceHead, VolumeHead, loss
+from aequorea.layers.restoring import AddingHead, LossName, SurfaceHead, VolumeHead, loss
 from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
 from aequorea.plugs import Layout
 from aequorea.results import Output, Result
@@ -154,10 +154,6 @@ class Restoration:
 
 class Denoise(Restoration):
     """Noise taken out of planes and volumes."""
-
-    def own_head(self, layout: Layout) -> nn.Module:
-        """Return a head that smooths as much as is right at each voxel, and adds what that lacks."""
-        return SmoothingHead(layout.channels[0], layout.strides[0], self.outputs)
 
 
 class Deblur(Restoration):

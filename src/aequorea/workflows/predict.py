@@ -17,12 +17,13 @@ from pydantic import Field
 from aequorea import __version__
 from aequorea.crew import AllDone, TakeOver
 from aequorea.engine.counting import measure_together
+from aequorea.engine.counts import counted_type, counter, in_counts
 from aequorea.engine.durable import file_digest, write_json
 from aequorea.engine.fit_tiles import Tiles, check_tiles, choose_tiles
 from aequorea.engine.inference import Precision
 from aequorea.engine.layer import OURS
 from aequorea.engine.memory import capped
-from aequorea.engine.predict import Timing, check_size, in_counts, normalised, predict_dense
+from aequorea.engine.predict import Timing, check_size, normalised, predict_dense
 from aequorea.engine.tiles import Tiling
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import AequoreaError, DataError
@@ -187,7 +188,10 @@ def _predict(
         )
     if items and part[1] > 1:
         raise DataError("--part: this model answers for whole files; give each part other files")
-    _check_room(volume, work, len(model.task.dense_channels), np.dtype(model.task.dense_dtype), Path(out))
+    kind = np.dtype(model.task.dense_dtype)
+    if getattr(model.task, "in_counts", False):
+        kind = counted_type(volume.dtype)
+    _check_room(volume, work, len(model.task.dense_channels), kind, Path(out))
     recipe = [
         print_of_model,
         volume.fingerprint,
@@ -210,6 +214,7 @@ def _predict(
         shard=shard,
         chunk=CHUNK,
         overwrite=overwrite,
+        root="restored" if getattr(model.task, "in_counts", False) else "dense",
         origin=_origin(region, volume.spacing),
         facts={"version": __version__, "model": print_of_model, "image": volume.name},
         part=part,
@@ -244,10 +249,30 @@ def _predict(
         measured = volume.crop(region)
         tell(f"{volume.name}: too large to be looked through; the intensity range is that of the region")
     timing = Timing()
+    counts = getattr(model.task, "in_counts", False)
 
     def work_on() -> None:
         known = intensity or model.usual_intensity(measured) or _intensity(measured, output)
         output.remember(intensity=known.plain())
+        if counts and size == volume.size:
+            # What comes out is the result: nothing else is stored.
+            found = _dense(
+                model,
+                volume,
+                known,
+                tiling,
+                work,
+                core,
+                budget,
+                output,
+                spec,
+                mask,
+                tell,
+                timing,
+                counts=True,
+            )
+            end(known, found, {})
+            return
         dense = _dense(model, volume, known, tiling, work, core, budget, output, spec, mask, tell, timing)
         point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
         if size != volume.size:
@@ -255,9 +280,12 @@ def _predict(
             kept = own.output(body_region(region, volume.size, own))
             where = tiling.output(work)
             dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
-        if getattr(model.task, "in_counts", False):
+        if counts:
             dense = in_counts(dense, known, volume.dtype)
         model.task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
+        end(known, dense, point)
+
+    def end(known: Intensity, dense: Volume, point: dict[str, float]) -> None:
         if output.sole():
             for line in explain(model, volume, known, dense, output.result, point):
                 tell(line)
@@ -290,15 +318,21 @@ def _dense(
     mask: Volume | None,
     tell: Callable[[str], None],
     timing: Timing,
+    *,
+    counts: bool = False,
 ) -> Volume:
-    """Return the network's stored output of a region of the body's grid."""
+    """Return the network's stored output of a region of the body's grid; or what it restored, in the image's counts."""
     task = model.task
+    dtype, store = np.dtype(task.dense_dtype), task.store
+    if counts:
+        dtype = counted_type(volume.dtype)
+        store = counter(intensity, len(task.dense_channels), dtype)
     where = tiling.output(work)
     spacing = tiling.output_spacing if volume.spacing else None
     layer = output.layer(
-        "dense",
+        "restored" if counts else "dense",
         size=where.size,
-        dtype=task.dense_dtype,
+        dtype=dtype,
         kind="image",
         channels=task.dense_channels,
         spacing=spacing,
@@ -314,10 +348,10 @@ def _dense(
         tiling,
         resampled(normalised(volume, intensity), tiling.size),
         layer,
-        task.store,
+        store,
         core,
         region=work,
-        empty=np.zeros(len(task.dense_channels), task.dense_dtype),
+        empty=np.zeros(len(task.dense_channels), dtype),
         skip_constant=task.skips_constant,
         budget=budget,
         precision=spec.precision,
