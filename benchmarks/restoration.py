@@ -8,6 +8,8 @@ Parts (``--only``):
 
 - ``w2s``: one frame against the mean of 400, 14 fields of 3 channels, three splits of 10 and 4 fields;
 - ``fmd``: frames against the mean of 50, each field left out in turn;
+- ``planes``: every 4th and 8th plane of real volumes kept, scored on the planes left out, three seeds; trained on
+  other specimens;
 - ``photons``: simulated structures at 5 to 50 photons through a microscope of the training's kind, against no noise;
 - ``super_resolve``, ``project``, ``light_field``, ``deblur``, ``isotropic``: simulated specimens, the tested ones of
   other kinds, and of a microscope outside the training's ranges.
@@ -34,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from aequorea.signal.restore import Classical, choose
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -43,6 +44,7 @@ from aequorea.engine.train import TrainSpec
 from aequorea.scores.restoration import psnr
 from aequorea.signal.degrade import DegradeSpec, pair
 from aequorea.signal.degrade_unseen import UNSEEN
+from aequorea.signal.restore import Classical, choose
 from aequorea.signal.structures import TRAIN_KINDS, structure
 from aequorea.signal.structures_unseen import TEST_KINDS
 from aequorea.signal.structures_unseen import UNSEEN as OTHER
@@ -169,6 +171,42 @@ def fmd(data: Path) -> list[Field]:
     return found
 
 
+SCORED = {
+    "brainreg": "brainreg/whole_brain",
+    "axons_a": "trailmap/axons_a",
+    "mesospim c5": "mesospim_nuclei/c5",
+    "arabidopsis_embryo": "arabidopsis_embryo/embryo",
+    "axons_c": "trailmap/axons_c_unlabelled",
+    "lateral_root": "lateral_root_lightsheet/lateral_root_nuclei",
+    "ovule": "ovule_nuclei/ovule_1135",
+}
+"""Volumes of which planes are left out; the last three are so noisy that neighbouring planes say little."""
+TAUGHT = (
+    "liver_vessels/liver_1",
+    "octa_vessels/octa_1",
+    "organoid_lstree/budding_t301_nuclei",
+    "organoid_lstree/budding_t301_membrane",
+    "mouse_embryo_nuclei/embryo_8cell",
+    "plant_membrane/ovule_cells",
+    "plant_membrane/plant_patch_cells",
+    "stardist_demo/nuclei_crop",
+)
+"""Volumes of other specimens to learn from."""
+
+
+def thinned(data: Path, path: str, name: str, factor: int) -> Field:
+    """Return a real volume of which every ``factor``-th plane is kept."""
+    whole = open_volume(data / "open" / f"{path}.tif").read()[0]
+    whole = whole[: len(whole) // factor * factor]
+    return Field(name, whole[::factor], whole, name, (float(factor), 1.0, 1.0))
+
+
+def left_out(volume: Image, factor: int) -> Image:
+    """Return the planes between the first and the last that were kept."""
+    between = volume[: len(volume) - factor + 1]
+    return np.stack([plane for n, plane in enumerate(between) if n % factor])
+
+
 VIEWS, DEPTH = 5, 8
 SIZES = {"project": (24, 96, 96), "light_field": (DEPTH, 100, 100), "isotropic": (32, 96, 96)}
 SIZE = (16, 96, 96)
@@ -216,6 +254,7 @@ class Part:
     task: dict[str, Any]
     train: list[Field]
     test: list[Field]
+    seed: int = 0
 
 
 def parts(name: str, data: Path, quick: bool) -> list[Part]:
@@ -248,6 +287,18 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
             )
             for group in groups[: 1 if quick else None]
         ]
+    if name == "planes":
+        return [
+            Part(
+                f"x{factor}, seed {seed}",
+                {"name": "isotropic", "factor": factor},
+                [thinned(data, path, path, factor) for path in TAUGHT],
+                [thinned(data, path, name, factor) for name, path in SCORED.items()],
+                seed,
+            )
+            for seed in range(3)
+            for factor in (4, 8)
+        ]
     train, test = (4, 2) if quick else (SPECIMENS, TESTED)
     if name == "photons":
         return [Part("5 to 50", {"name": "denoise"}, photons(train, 0, 5, 50), photons(test, 1, 5, 50))]
@@ -267,25 +318,50 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
 
 
 ARMS: dict[str, dict[str, Any]] = {"unet": {"name": "unet"}}
-NAMES = ("w2s", "fmd", "photons", "super_resolve", "isotropic", "project", "light_field", "deblur")
+NAMES = ("w2s", "fmd", "planes", "photons", "super_resolve", "isotropic", "project", "light_field", "deblur")
 
 
 def run(name: str, part: Part, arm: str, seconds: float) -> list[dict[str, Any]]:
     """Return a row for each tested field."""
     about: dict[str, Any] = {}
     if arm in ARMS:
-        restore, spent, about["steps"] = network(part.task, part.train, seconds, 0, ARMS[arm])
+        restore, spent, about["steps"] = network(part.task, part.train, seconds, part.seed, ARMS[arm])
     else:
         restore, spent, about["parameters"] = classical(arm, part.train)
     rows = []
     for field in part.test:
         found = restore(field).reshape(_stack(field.truth).shape)
         row = {"part": name, "cell": part.name, "arm": arm, "field": field.name, "cpu_s": round(spent, 1)}
-        row["psnr"] = decibels(found, _stack(field.truth))
+        truth = _stack(field.truth)
+        if name == "planes":
+            found, truth = (left_out(volume, part.task["factor"]) for volume in (found, truth))
+        row["psnr"] = decibels(found, truth)
         if part.task["name"] == "denoise":
             row["oracle"] = oracle(field)
         rows.append({**row, **about})
     return rows
+
+
+def of_planes(rows: list[dict[str, Any]]) -> list[str]:
+    """Print the gain over linear interpolation on planes that were left out, by volume; return what is missed."""
+    missed = []
+    print("| planes left out | volume | interpolation, dB | unet over it, each seed |")
+    print("|---|---|---|---|")
+    for factor, bar in ((4, 1.0), (8, 0.7)):
+        gains: dict[str, list[float]] = defaultdict(list)
+        linear: dict[str, float] = {}
+        for row in rows:
+            if row["cell"].startswith(f"x{factor},") and row["arm"] == "interpolation_z":
+                linear[row["field"]] = row["psnr"]
+        for row in rows:
+            if row["cell"].startswith(f"x{factor},") and row["arm"] in ARMS and row["field"] in linear:
+                gains[row["field"]].append(row["psnr"] - linear[row["field"]])
+        for field, found in gains.items():
+            print(f"| x{factor} | {field} | {linear[field]:.2f} | {', '.join(f'{g:+.2f}' for g in found)} |")
+        judged = [np.mean(gains[field]) for field in list(SCORED)[:4] if field in gains]
+        if judged and (np.mean(judged) < bar or min(judged) < 0):
+            missed.append(f"planes x{factor} (mean {np.mean(judged):+.2f} dB, least {min(judged):+.2f})")
+    return missed
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -293,7 +369,9 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     missed = []
     cells: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     oracles: dict[str, dict[str, float]] = defaultdict(dict)
-    for row in rows:
+    if any(row["part"] == "planes" for row in rows):
+        missed += of_planes([row for row in rows if row["part"] == "planes"])
+    for row in [row for row in rows if row["part"] != "planes"]:
         where = f"{row['cell']} {row['field']}"
         cells[row["part"]][row["arm"]][where] = row["psnr"]
         if "oracle" in row:
@@ -353,7 +431,7 @@ def main() -> int:
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(row["part"], row["cell"], row["arm"]) for row in rows}
     for name in ["photons", "project"] if told.quick else told.only:
-        if name in ("w2s", "fmd") and not (data / "bench_only").exists():
+        if name in ("w2s", "fmd", "planes") and not (data / "bench_only").exists():
             print(f"{name}: no real images in {data}; set AEQUOREA_DATA to their folder")
             continue
         for part in parts(name, data, told.quick):
