@@ -120,7 +120,8 @@ def test_loss_takes_flat_lists(task):
 
 def test_head_and_store(task):
     head = task.head(Layout((8, 16), ((1, 1, 1), (2, 2, 2)), (1, 1, 1), (1, 1, 1), (1, 1, 1)))
-    out = head([torch.randn(1, 8, 4, 5, 6)], (4, 5, 6))
+    level = torch.randn(1, 8, 4, 5, 6)
+    out = head([level], level)
     assert out.shape == (1, 2, 4, 5, 6)
     stored = task.store(
         torch.tensor([[0.0, -3.0, 99.0, torch.nan], [0.5, -1.0, 9.0, torch.nan]])[None, :, None, None]
