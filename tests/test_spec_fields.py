@@ -189,7 +189,8 @@ def _instances(field: str, value: Any) -> Any:
 
 
 RESTORING = {
-    "RestorationSpec": "denoise",
+    "RestorationSpec": "deblur",
+    "DenoiseSpec": "denoise",
     "SuperResolveSpec": "super_resolve",
     "IsotropicSpec": "isotropic",
     "LightFieldSpec": "light_field",
@@ -202,7 +203,8 @@ def _restoration(spec: str, field: str, value: Any) -> Any:
     if field == "loss":
         return float(task.loss(_logits(1), 0 * _logits(1)))
     network = Model.build(task, {"name": "unet", "levels": 2}, None).network
-    return task.dense_channels, Tiling.of(network, (4, 48, 48), None).output_size, type(network.head)
+    tiling = Tiling.of(network, (4, 48, 48), None)
+    return task.dense_channels, tiling.output_size, tiling.reads(tiling.domain).size, type(network.head)
 
 
 # Training
@@ -390,6 +392,8 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
         for task, field, value in (
             ("RestorationSpec", "loss", "l1"),
             ("RestorationSpec", "published", {"task": "denoise"}),
+            ("DenoiseSpec", "published", {"task": "super_resolve"}),
+            ("DenoiseSpec", "planes", 5),
             ("SuperResolveSpec", "published", {"task": "super_resolve"}),
             ("IsotropicSpec", "published", {"task": "denoise"}),
             ("LightFieldSpec", "published", {"task": "light_field", "start": 32, "pyramid": (64,)}),

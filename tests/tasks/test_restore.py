@@ -29,7 +29,7 @@ from aequorea.workflows.predict import predict
 torch.set_num_threads(1)
 SPACING = (1.0, 1.0, 1.0)
 TASKS: dict[str, dict[str, object]] = {
-    "denoise": {},
+    "denoise": {"planes": 3},
     "deblur": {"loss": "charbonnier"},
     "super_resolve": {"factor": 3},
     "isotropic": {"factor": 2},
@@ -241,3 +241,28 @@ def test_a_head_says_where_its_finer_voxels_lie() -> None:
     head = AddingHead(4, (1, 1, 1), 1, (3, 1, 1), "corner")
     region, spacing = head.output_grid(Region((2, 0, 0), (4, 5, 5)), (3.0, 1.0, 1.0))
     assert region == Region((6, 0, 0), (12, 5, 5)) and spacing == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "backbone", [{"name": "swinir", "width": 12, "depths": (2,), "heads": 2}, {"name": "unet"}]
+)
+@pytest.mark.parametrize("planes", [1, 5])
+def test_windows_of_planes_restore_the_middle_one_on_every_body(backbone, planes, tmp_path: Path) -> None:
+    """What is restored is the plane itself: no other plane's image is passed on, at the ends of the stack neither."""
+    task = build("tasks", {"name": "denoise", "planes": planes})
+    words = {**backbone, "channels": planes} if backbone["name"] == "swinir" else backbone
+    model = Model.build(task, words, SPACING)
+    image = np.zeros((7, 40, 40), np.float32)
+    image += np.arange(7, dtype=np.float32)[:, None, None] * 100
+    with torch.no_grad():
+        for parameter in model.network.head.last.parameters():
+            parameter.zero_()
+    level = torch.zeros(1, model.network.head.mix.in_channels, 7, 40, 40)
+    x = model.network.stem(
+        torch.from_numpy(np.pad(image, ((planes // 2,) * 2, (0, 0), (0, 0)), constant_values=np.nan))[
+            None, None
+        ]
+    )
+    copies = model.network.head([level], x)[0, 0]
+    assert copies.shape == image.shape
+    assert torch.allclose(copies[3], torch.full((40, 40), 300.0), atol=1e-3)

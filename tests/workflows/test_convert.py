@@ -298,6 +298,21 @@ def test_models_from_counts_to_counts(published: Path, name: str, task: str, ima
     assert apart(found, expected) <= 3 * TOLERANCE * (about.high - about.low)
 
 
+def test_a_projection_takes_counts_as_they_are(published: Path, tmp_path: Path) -> None:
+    """Published projections are given raw counts, far above what other networks' ranges are cut to."""
+    told = arrays(published, "single_projection_50to1")
+    done = convert(published / "single_projection_50to1.pt", tmp_path / "model.safetensors")
+    model = load(next(iter(done.paths.values())))
+    stack = told["x"][0]
+    assert np.allclose(model.predict(stack).layers["restored"].read()[0, 0], told["y"][0, 0], atol=2e-5)
+    bright = 500 * np.abs(stack)
+    with torch.inference_mode():
+        expected = model.network(torch.from_numpy(bright)[None, None], None)[0, 0, 0].numpy()
+    found = model.predict(bright).layers["restored"].read()[0, 0]
+    assert float(bright.max()) > 100
+    assert np.allclose(found, expected, atol=1e-4 * float(np.ptp(expected)))
+
+
 def test_training_goes_on_from_published_weights(tmp_path: Path) -> None:
     path = model_of(networks_of(made("denoise"))["denoise"]).save(tmp_path / "model.safetensors")
     rng = np.random.default_rng(0)

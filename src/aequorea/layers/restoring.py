@@ -58,6 +58,8 @@ class AddingHead(nn.Module):
     anchor
         ``corner``: output voxel k·factor lies on body voxel k, as where planes were left out; ``centre``: output voxels
         divide the body's, as where pixels were binned.
+    planes
+        That the stem makes channels of, for each channel of the image; the middle one is restored.
     """
 
     def __init__(
@@ -67,9 +69,11 @@ class AddingHead(nn.Module):
         outputs: int,
         factor: Triple = (1, 1, 1),
         anchor: Literal["corner", "centre"] = "centre",
+        planes: int = 1,
     ) -> None:
         super().__init__()
         self.stride, self.outputs, self.factor, self.anchor = stride, outputs, factor, anchor
+        self.planes = planes
         deep, far = (math.ceil(TRUNCATE * share * max(SMOOTHINGS)) + 1 for share in (DEEP, 1))
         self.reach: Triple = (deep, far, far)
         self.copies = 1 + 2 * len(SMOOTHINGS)
@@ -79,7 +83,8 @@ class AddingHead(nn.Module):
 
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return output_BKZYX; in evaluation a few planes at a time, since many channels are mixed."""
-        level, image = at_full_resolution(levels[0], self.stride, x), x[:, : self.outputs]
+        level = at_full_resolution(levels[0], self.stride, x)
+        image = x[:, self.planes // 2 :: self.planes][:, : self.outputs]
         planes = image.shape[2]
         if torch.is_grad_enabled() or planes <= SLAB:
             return self._restored(level, image)

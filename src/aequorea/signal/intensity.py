@@ -26,6 +26,7 @@ from aequorea.volume import Array, Region, Triple, Volume, from_array
 LOW_PERCENT = 1.0
 HIGH_PERCENT = 99.8
 CLIP = (-1.0, 8.0)
+UNCUT = (-3e38, 3e38)
 SAFE = (1e-30, 1e30)  # ranges that float32 divides by without loss
 BARS = 32
 CODES = 1 << 16
@@ -74,6 +75,8 @@ class Intensity(Spec):
     """The range of a volume by channel; ``plain()`` and ``parse()`` make and read JSON-ready data."""
 
     channels: tuple[ChannelIntensity, ...]
+    cut: bool = True
+    """Whether what lies far outside of the range is cut off; published networks do not."""
 
 
 def measure(volume: Volume, *, progress: bool = True, total: Total | None = None) -> Intensity:
@@ -143,7 +146,7 @@ def sampled(volume: Volume) -> Intensity:
 
 
 def normalise(block: Array, intensity: Intensity) -> NDArray[np.float32]:
-    """Return ``(block - low) / (high - low)``, cut to [-1, 8]; 0 where a voxel is not finite.
+    """Return ``(block - low) / (high - low)``, cut to [-1, 8] where it says so; 0 where a voxel is not finite.
 
     Parameters
     ----------
@@ -164,6 +167,7 @@ def normalise(block: Array, intensity: Intensity) -> NDArray[np.float32]:
     """
     if len(block) != len(intensity.channels):
         raise ValueError(f"{len(block)} channels where intensities are known of {len(intensity.channels)}")
+    limits = CLIP if intensity.cut else UNCUT
     out = np.zeros(block.shape, np.float32)
     for channel, scaled, about in zip(block, out, intensity.channels):
         span = about.high - about.low
@@ -177,8 +181,8 @@ def normalise(block: Array, intensity: Intensity) -> NDArray[np.float32]:
                     target -= np.float32(about.low)
                     target *= np.float32(1 / span)
                 else:
-                    target[...] = np.clip((plane.astype(np.float64) - about.low) / span, *CLIP)
-                np.clip(target, *CLIP, out=target)
+                    target[...] = np.clip((plane.astype(np.float64) - about.low) / span, *limits)
+                np.clip(target, *limits, out=target)
                 if plane.dtype.kind == "f":
                     finite = np.isfinite(plane)
                     if not finite.all():

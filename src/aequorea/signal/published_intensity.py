@@ -23,7 +23,7 @@ def published_intensity(image: Volume, kind: str) -> Intensity:
         As it was read. Percentiles of types of more than 16 bits take all of it in memory.
     kind
         ``range``: least to most is 0 to 1. ``percentiles``: 2nd to 99.8th of all voxels is 0 to 1. ``highest``: 0 to
-        1.1 times the most is -1 to 1. ``counts``: the image as it is; what is above 8 is cut off all the same.
+        1.1 times the most is -1 to 1. ``counts``: the image as it is.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def published_intensity(image: Volume, kind: str) -> Intensity:
         channels.append(
             ChannelIntensity(low=low, high=high, minimum=least, maximum=most, voxels=image.region.voxels)
         )
-    return Intensity(channels=tuple(channels))
+    return Intensity(channels=tuple(channels), cut=False)
 
 
 def _finite(block: Array) -> Array:

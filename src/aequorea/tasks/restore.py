@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from aequorea.annotations import Annotation, TargetImage
+from aequorea.layers.plane_window import PlaneWindow
 from aequorea.layers.published import PublishedSpec, published_head, published_stem
 from aequorea.layers.restoring import AddingHead, LossName, SurfaceHead, VolumeHead, loss
 from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
@@ -68,6 +69,12 @@ class Restoration:
     def outputs(self) -> int:
         """Output channels."""
         return max(1, int(self.spec.channels))
+
+    @property
+    def planes(self) -> int:
+        """Channels that the stem gives the body for each of the image."""
+        published: PublishedSpec | None = self.spec.published
+        return int(getattr(self.spec, "planes", 1)) if published is None else published.channels
 
     @property
     def dense_channels(self) -> tuple[str, ...]:
@@ -152,8 +159,38 @@ class Restoration:
         return restoration_scores(result.layers["restored"], truth.volume, fit=True)
 
 
+class DenoiseSpec(RestorationSpec):
+    """Recipe of :class:`Denoise`.
+
+    Attributes
+    ----------
+    planes
+        Of a volume that are read at once to restore the middle one of them, an odd number. 1: the body alone decides
+        what it sees; one of planes sees single planes, one of volumes sees volumes.
+    """
+
+    planes: int = Field(default=1, ge=1, le=9)
+
+    @field_validator("planes")
+    @classmethod
+    def _odd(cls, planes: int) -> int:
+        if planes % 2 == 0:
+            raise ValueError("expected an odd number: a plane and as many before as after it")
+        return planes
+
+
 class Denoise(Restoration):
     """Noise taken out of planes and volumes."""
+
+    Spec = DenoiseSpec
+
+    def own_stem(self) -> nn.Module:
+        """Return the ordinary stem, or one that makes channels of neighbouring planes."""
+        return PlainStem() if self.spec.planes == 1 else PlaneWindow(self.spec.planes)
+
+    def own_head(self, layout: Layout) -> nn.Module:
+        """Return a head that adds to the middle plane."""
+        return AddingHead(layout.channels[0], layout.strides[0], self.outputs, planes=self.spec.planes)
 
 
 class Deblur(Restoration):

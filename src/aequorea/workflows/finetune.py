@@ -388,7 +388,8 @@ def _built(source: _Data, words: dict[str, Any], spec: FinetuneSpec, start: Mode
         return start
     name = words["name"]
     fields = find("backbones", name).Spec.model_fields
-    body = {**words, "channels": source.channels} if "channels" in fields else words
+    given = source.channels * getattr(source.task, "planes", 1)
+    body = {**words, "channels": given} if "channels" in fields else words
     forest = spec.head == "forest" and not find("backbones", name).trainable
     model = Model.build(source.task, body, source.spacing, source.channels, forest)
     if spec.start:
