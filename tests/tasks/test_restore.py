@@ -266,3 +266,32 @@ def test_windows_of_planes_restore_the_middle_one_on_every_body(backbone, planes
     copies = model.network.head([level], x)[0, 0]
     assert copies.shape == image.shape
     assert torch.allclose(copies[3], torch.full((40, 40), 300.0), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["denoise", "super_resolve", "isotropic"])
+def test_no_pixel_of_the_target_reaches_the_input(name: str) -> None:
+    """Other targets, the same inputs: of the sampler, and through the stem."""
+    from aequorea.engine.sampler import Pair, Sampler
+    from aequorea.engine.tiles import Tiling
+
+    task = build("tasks", {"name": name, **TASKS[name]})
+    network = Model.build(task, {"name": "unet", "levels": 2}, SPACING).network
+    image, target = pair(name, 0)
+    tiling = Tiling.of(network, image.shape, SPACING)
+    drawn = []
+    for other in (target, target[::-1, ::-1].copy() + 7):
+        known = TargetImage(from_array(other.astype(np.float32)))
+        one = Pair(from_array(image.astype(np.float32)), task.target(known, SPACING), tiling)
+        sampler = Sampler([one], task.strata, (4, 16, 16), 0, dimmed=False, unmirrored=task.unmirrored)
+        drawn.append([sampler(index) for index in range(6)])
+    for first, second in zip(*drawn):
+        assert np.array_equal(first["image"], second["image"], equal_nan=True)
+        assert not np.array_equal(first["target"], second["target"])
+
+
+def test_the_rate_falls_with_steps_however_often_it_is_scored() -> None:
+    """Not with evaluations: at the last step it is nearly nothing, and halfway half."""
+    from aequorea.engine.train import schedule
+
+    assert schedule(550, 1000) == pytest.approx(0.5, abs=0.01)
+    assert schedule(999, 1000) < 1e-3 and schedule(99, 1000) == 1.0
