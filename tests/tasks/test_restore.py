@@ -287,11 +287,3 @@ def test_no_pixel_of_the_target_reaches_the_input(name: str) -> None:
     for first, second in zip(*drawn):
         assert np.array_equal(first["image"], second["image"], equal_nan=True)
         assert not np.array_equal(first["target"], second["target"])
-
-
-def test_the_rate_falls_with_steps_however_often_it_is_scored() -> None:
-    """Not with evaluations: at the last step it is nearly nothing, and halfway half."""
-    from aequorea.engine.train import schedule
-
-    assert schedule(550, 1000) == pytest.approx(0.5, abs=0.01)
-    assert schedule(999, 1000) < 1e-3 and schedule(99, 1000) == 1.0
