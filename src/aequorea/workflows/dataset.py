@@ -372,7 +372,9 @@ def _annotations(folder: Path, kind: Kind) -> dict[str, Path]:
 def _from_folders(path: Path, kind: Kind) -> list[Entry]:
     folder = path / FOLDERS[kind]
     if not folder.is_dir():
-        raise DataError(f"{path}: has images/ but no {FOLDERS[kind]}/")
+        other = next((k for k, name in FOLDERS.items() if (path / name).is_dir()), None)
+        hint = f"; it has {FOLDERS[other]}/: a task for these, or check --kind {other}" if other else ""
+        raise DataError(f"{path}: has images/ but no {FOLDERS[kind]}/{hint}")
     images, labels = _images(path / "images"), _annotations(folder, kind)
     return _paired(images, labels, folder)
 

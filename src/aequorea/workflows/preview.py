@@ -67,6 +67,10 @@ def preview(
             resampled(block, at), intensity=intensity, precision=spec.precision, point=point
         )
         name, layer = next(iter(result.layers.items()))
+        if getattr(model.task, "in_counts", False):
+            shown.append(_restored(region, block, layer))
+            say(f"{region}: restored, {layer.size} voxels (z, y, x)")
+            continue
         found = resampled(layer, block.size, "nearest")
         labels = found.read()[0]
         middle = pictures.busiest(labels > 0) if labels.any() else tuple(n // 2 for n in block.size)
@@ -89,3 +93,12 @@ def preview(
     )
     write_file(out, page("Preview", [words, *shown], volume.name).encode())
     return blocks
+
+
+def _restored(region: Region, block: Volume, layer: Volume) -> Picture:
+    """Return a block before and after, each in its middle planes."""
+    drawn = []
+    for volume, words in ((block, "Image"), (layer, "Restored")):
+        z, y, x = (n // 2 for n in volume.size)
+        drawn.append((pictures.draw(pictures.cut(volume, (z, y, x)), volume.spacing), words))
+    return Picture(f"Block {region}", drawn)
