@@ -101,7 +101,7 @@ def test_one_labelled_crop_finds_nuclei_elsewhere(real_data):
         head, level[0][(slice(None), *crop)].flatten(1).T, target, Semantic(SemanticSpec(classes=2)).loss
     )
     with torch.no_grad():
-        found = head([level], truth.shape)[0, 0] > 0
+        found = head([level], level)[0, 0] > 0
     rest = torch.ones_like(truth)
     rest[crop] = False
     dice = 2 * (found & truth)[rest].sum() / (found[rest].sum() + truth[rest].sum())
