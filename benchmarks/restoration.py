@@ -92,7 +92,7 @@ def oracle(field: Field) -> float:
 
 
 def network(
-    task: dict[str, Any], fields: Sequence[Field], seconds: float, seed: int, backbone: dict[str, Any]
+    task: dict[str, Any], fields: Sequence[Field], seconds: float, seed: int, arm: str
 ) -> tuple[Callable[[Field], Image], float, int]:
     """Return a network trained for so much processor time, that time and its steps."""
     items = [
@@ -103,8 +103,9 @@ def network(
     def run(steps: int) -> tuple[Any, float]:
         spec = FinetuneSpec(
             task=task,
-            backbone=backbone,
+            backbone=ARMS[arm],
             held_out=0,
+            patch=PATCHES.get(arm),
             train=TrainSpec(steps=steps, seed=seed, evaluate_every=steps),
         )
         at = time.process_time()
@@ -317,7 +318,13 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
     ]
 
 
-ARMS: dict[str, dict[str, Any]] = {"unet": {"name": "unet"}}
+ARMS: dict[str, dict[str, Any]] = {"unet": {"name": "unet"}, "swinir": {"name": "swinir"}}
+JUDGED = "unet"
+"""The package's default body."""
+PATCHES = {"swinir": (1, 64, 64)}
+"""Voxels of a training patch where they are not the package's own: those that it was published with."""
+LIMITED = {"swinir": ("photons", "super_resolve")}
+"""Parts that an arm is tried on; others: all."""
 NAMES = ("w2s", "fmd", "planes", "photons", "super_resolve", "isotropic", "project", "light_field", "deblur")
 
 
@@ -325,7 +332,7 @@ def run(name: str, part: Part, arm: str, seconds: float) -> list[dict[str, Any]]
     """Return a row for each tested field."""
     about: dict[str, Any] = {}
     if arm in ARMS:
-        restore, spent, about["steps"] = network(part.task, part.train, seconds, part.seed, ARMS[arm])
+        restore, spent, about["steps"] = network(part.task, part.train, seconds, part.seed, arm)
     else:
         restore, spent, about["parameters"] = classical(arm, part.train)
     rows = []
@@ -397,13 +404,13 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             if part in oracles:
                 gain = np.array([value - oracles[part][w] for w, value in found.items()])
                 line += f"| {gain.mean():+.2f} | {np.mean(gain > 0):.0%} |"
-                if arm in ARMS and part == "w2s" and (gain.mean() < 0.8 or np.mean(gain > 0) < 0.75):
+                if arm == JUDGED and part == "w2s" and (gain.mean() < 0.8 or np.mean(gain > 0) < 0.75):
                     missed.append(f"w2s {arm}")
-                if arm in ARMS and part == "photons" and gain.mean() < 2.5:
+                if arm == JUDGED and part == "photons" and gain.mean() < 2.5:
                     missed.append(f"photons {arm}")
             else:
                 line += "| | |"
-            if arm in ARMS and lead is not None and part not in ("w2s", "photons"):
+            if arm == JUDGED and lead is not None and part not in ("w2s", "photons"):
                 bad = lead.min() < -1 or lead.mean() < 0 if part == "fmd" else lead.mean() < 0 or low < -0.2
                 missed += [f"{part} {arm}"] if bad else []
             print(line)
@@ -435,7 +442,7 @@ def main() -> int:
             print(f"{name}: no real images in {data}; set AEQUOREA_DATA to their folder")
             continue
         for part in parts(name, data, told.quick):
-            arms = [*CLASSICAL[part.task["name"]], *ARMS]
+            arms = [*CLASSICAL[part.task["name"]], *(a for a in ARMS if name in LIMITED.get(a, NAMES))]
             for arm in [a for a in arms if told.arms is None or a in told.arms]:
                 if (name, part.name, arm) in done:
                     continue
