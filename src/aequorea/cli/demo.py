@@ -19,16 +19,17 @@ def command(app: typer.Typer) -> None:
             str | None, typer.Option(help="Folder or pattern of volumes with instance labels.")
         ] = None,
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("aequorea-demo"),
-        steps: Annotated[int, typer.Option(help="Training steps.")] = 110,
+        steps: Annotated[int | None, typer.Option(help="Training steps; default: a few minutes of them.")] = None,
     ) -> None:
         """Show the whole path: train on two labelled crops, predict an unseen volume, score and report."""
         import time
 
         from aequorea.progress import clock
+        from aequorea.workflows.demo import STEPS
         from aequorea.workflows.demo import demo as run
 
         began = time.monotonic()
-        done = run(out, data, steps=steps)
+        done = run(out, data, steps=STEPS if steps is None else steps)
         names = [n for n in SHOWN if all(n in scores for _, scores in done.rows)]
         print("\n" + "method".ljust(20) + "".join(n.rjust(12) for n in names))
         for method, scores in done.rows:
