@@ -123,7 +123,9 @@ def network(
     return restore, spent, steps
 
 
-def classical(name: str, fields: Sequence[Field]) -> tuple[Callable[[Field], Image], float, dict[str, Any]]:
+def classical(
+    name: str, fields: Sequence[Field], linear: bool = False
+) -> tuple[Callable[[Field], Image], float, dict[str, Any]]:
     """Return a classical method with the parameters that are best for training fields."""
     at = time.process_time()
     pairs = [(_stack(f.image), _stack(f.truth)) for f in fields]
@@ -132,7 +134,8 @@ def classical(name: str, fields: Sequence[Field]) -> tuple[Callable[[Field], Ima
         fixed = {"planes": pairs[0][1].shape[0], "side": VIEWS, "factor": VIEWS}
     if name.startswith("interpolation"):
         fixed = {"factor": max(b // a for a, b in zip(pairs[0][0].shape, pairs[0][1].shape))}
-    chosen = choose(name, pairs, decibels, spacing=fields[0].spacing, fixed=fixed)
+    grid = {"order": (1,)} if linear else None
+    chosen = choose(name, pairs, decibels, spacing=fields[0].spacing, fixed=fixed, grid=grid)
     method = Classical(name, {**(fixed or {}), **chosen})
     return (
         lambda field: method.predict(_stack(field.image), field.spacing),
@@ -334,7 +337,7 @@ def run(name: str, part: Part, arm: str, seconds: float) -> list[dict[str, Any]]
     if arm in ARMS:
         restore, spent, about["steps"] = network(part.task, part.train, seconds, part.seed, arm)
     else:
-        restore, spent, about["parameters"] = classical(arm, part.train)
+        restore, spent, about["parameters"] = classical(arm, part.train, linear=name == "planes")
     rows = []
     for field in part.test:
         found = restore(field).reshape(_stack(field.truth).shape)
