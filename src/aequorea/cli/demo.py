@@ -19,7 +19,9 @@ def command(app: typer.Typer) -> None:
             str | None, typer.Option(help="Folder or pattern of volumes with instance labels.")
         ] = None,
         out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("aequorea-demo"),
-        steps: Annotated[int | None, typer.Option(help="Training steps; default: a few minutes of them.")] = None,
+        steps: Annotated[
+            int | None, typer.Option(help="Training steps; default: a few minutes of them.")
+        ] = None,
     ) -> None:
         """Show the whole path: train on two labelled crops, predict an unseen volume, score and report."""
         import time
