@@ -45,7 +45,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from aequorea import __version__
-from aequorea.engine.counts import in_counts
+from aequorea.engine.counts import in_counts, is_counted
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import Precision
 from aequorea.engine.predict import normalised, predict_whole
@@ -117,13 +117,26 @@ class Model:
         stem = task.stem()
         layout = body.layout(stem.domain(PROBE, spacing)[1])
         head = ForestHead(task.outputs) if forest else task.head(layout)
+        return cls.of(task, Network(stem, body, head), spacing, channels, forest)
+
+    @classmethod
+    def of(
+        cls,
+        task: Any,
+        network: Network,
+        spacing: Spacing | None,
+        channels: int = 1,
+        forest: bool = False,
+        **facts: Any,
+    ) -> Model:
+        """Return a network as a model, with the card that says what it is; ``facts`` are further words of the card."""
         card: dict[str, Any] = {
             "spacing": list(spacing) if spacing else None,
             "channels": channels,
             "forest": forest,
             "point": {},
         }
-        return cls(task, Network(stem, body, head), card)
+        return cls(task, network, {**card, **facts})
 
     @property
     def spacing(self) -> Spacing | None:
@@ -212,7 +225,7 @@ class Model:
         intensity = intensity or self.usual_intensity(volume) or measure(volume)
         ranged = normalised(volume, intensity)
         dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
-        if getattr(self.task, "in_counts", False):
+        if is_counted(self.task):
             dense = in_counts(dense, intensity, volume.dtype)
         with tempfile.TemporaryDirectory() as scratch:
             out = MemoryOutput(Path(scratch))

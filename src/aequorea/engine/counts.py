@@ -14,6 +14,11 @@ from aequorea.signal.intensity import Intensity
 from aequorea.volume import Array, Region, Volume
 
 
+def is_counted(task: Any) -> bool:
+    """Whether a task answers in the counts of the image: it restores."""
+    return bool(getattr(task, "in_counts", False))
+
+
 def counted_type(dtype: Any) -> np.dtype[Any]:
     """Return the type of a restored image: the image's own if that is of whole numbers, else float32."""
     return np.dtype(dtype).newbyteorder("=") if np.dtype(dtype).kind in "iu" else np.dtype(np.float32)

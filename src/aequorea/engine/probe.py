@@ -21,6 +21,7 @@ from aequorea.engine.sampler import Pair
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError
 from aequorea.layers.network import Network
+from aequorea.layers.upsample import at_full_resolution
 from aequorea.volume import Array, Region, Triple
 
 VOXELS = 50_000
@@ -201,10 +202,9 @@ def _features(network: Network, pair: Pair, tiling: Tiling, places: Array) -> Te
     tensor = next(chain(network.parameters(), network.buffers()))  # a forest on filters has no parameters
     image = torch.from_numpy(tiling.read(pair.image, computed))[None].to(tensor.device, torch.float32)
     training = network.training
-    level = network.eval().levels(image, tiling.body_spacing, computed.start)[0][0]
+    levels, given = network.eval().levels(image, tiling.body_spacing, computed.start)
     network.train(training)
     stride = network.backbone.layout(tiling.body_spacing).strides[0]
-    if stride != (1, 1, 1):
-        level = F.interpolate(level, scale_factor=[float(s) for s in stride], mode="trilinear")
+    level = at_full_resolution(levels[0], stride, given)
     z, y, x = torch.from_numpy(places - np.array(computed.start)).to(level.device).T
     return level[0, :, z, y, x].T.float().cpu()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aequorea.layers.conv import Pointwise
+from aequorea.layers.upsample import at_full_resolution
 from aequorea.volume import Region, Spacing, Triple
 
 
@@ -29,11 +29,7 @@ class DenseHead(nn.Module):
 
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return output_BKZYX of as many voxels as x_BCZYX from the pyramid, finest level first."""
-        out: Tensor = self.conv(levels[0])
-        if self.stride != (1, 1, 1):
-            out = F.interpolate(out, scale_factor=[float(s) for s in self.stride], mode="trilinear")
-        z, y, width = x.shape[2:]
-        return out[..., :z, :y, :width]
+        return at_full_resolution(self.conv(levels[0]), self.stride, x)
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region itself: the output lies on the body's grid."""

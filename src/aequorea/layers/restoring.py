@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aequorea.layers.conv import Conv, Pointwise
+from aequorea.layers.upsample import at_full_resolution, finer_grid, trilinear
 from aequorea.volume import Region, Spacing, Triple
 
 LossName = Literal["log_l2", "l2", "l1", "charbonnier", "ssim"]
@@ -121,14 +122,6 @@ def _copies(image: Tensor) -> Iterator[Tensor]:
         yield smoothed(plane, DEEP * sigma, 2)
 
 
-def at_full_resolution(level: Tensor, stride: Triple, x: Tensor) -> Tensor:
-    """Return a pyramid's finest level at every voxel of x_BCZYX."""
-    if stride != (1, 1, 1):
-        level = F.interpolate(level, scale_factor=[float(s) for s in stride], mode="trilinear")
-    z, y, width = x.shape[2:]
-    return level[..., :z, :y, :width]
-
-
 def smoothed(x: Tensor, sigma: float, axis: int) -> Tensor:
     """Return x_BCZYX smoothed by a Gaussian along an axis; beyond the ends nothing is known, and weighs nothing."""
     n = x.shape[axis]
@@ -208,21 +201,6 @@ def _begin_small(last: Pointwise, spread: float) -> None:
     nn.init.zeros_(last.bias)
 
 
-def finer_grid(region: Region, spacing: Spacing | None, factor: Triple) -> tuple[Region, Spacing | None]:
-    """Return a region and spacing on a grid of ``factor`` voxels for each."""
-    a, b = region.start, region.stop
-    fine = None
-    if spacing is not None:
-        fine = (spacing[0] / factor[0], spacing[1] / factor[1], spacing[2] / factor[2])
-    return (
-        Region(
-            (a[0] * factor[0], a[1] * factor[1], a[2] * factor[2]),
-            (b[0] * factor[0], b[1] * factor[1], b[2] * factor[2]),
-        ),
-        fine,
-    )
-
-
 def dealt(x: Tensor, factor: Triple) -> Tensor:
     """Return x_BKZYX on the finer grid: each of the voxels that divide one takes K / prod(factor) of its channels."""
     b, k, z, y, width = x.shape
@@ -233,19 +211,14 @@ def dealt(x: Tensor, factor: Triple) -> Tensor:
 
 def finer(x: Tensor, factor: Triple, anchor: Literal["corner", "centre"]) -> Tensor:
     """Return the linear interpolation of x_BCZYX on the finer grid; beyond the last voxels it goes on as they are."""
+    if anchor == "centre":
+        return trilinear(x, [n * f for n, f in zip(x.shape[2:], factor)])
     for axis, n in enumerate(factor, 2):
         if n == 1:
             continue
-        following = torch.cat(
-            [x.narrow(axis, 1, x.shape[axis] - 1), x.narrow(axis, x.shape[axis] - 1, 1)], axis
-        )
-        before = torch.cat([x.narrow(axis, 0, 1), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
-        parts = []
-        for i in range(n):
-            at = i / n if anchor == "corner" else (2 * i + 1 - n) / (2 * n)
-            other = following if at > 0 else before
-            parts.append(torch.lerp(x, other, abs(at)))
-        x = torch.stack(parts, axis + 1).flatten(axis, axis + 1)
+        last = x.shape[axis] - 1
+        following = torch.cat([x.narrow(axis, 1, last), x.narrow(axis, last, 1)], axis)
+        x = torch.stack([torch.lerp(x, following, i / n) for i in range(n)], axis + 1).flatten(axis, axis + 1)
     return x
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aequorea.errors import SpecError
+from aequorea.layers.upsample import finer_grid
 from aequorea.volume import Region, Spacing, Triple
 
 SLOPE = 0.01
@@ -82,11 +83,10 @@ class Tail(nn.Module):
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region on a grid that is finer by the scale, or as deep as the outputs."""
-        (a, b, c), (d, e, f), s = region.start, region.stop, self.scale
-        fine = None if spacing is None else (spacing[0], spacing[1] / s, spacing[2] / s)
+        fine, spacing = finer_grid(region, spacing, (1, self.scale, self.scale))
         if self.depth:
-            a, d = 0, self.outputs
-        return Region((a, b * s, c * s), (d, e * s, f * s)), fine
+            fine = Region((0, *fine.start[1:]), (self.outputs, *fine.stop[1:]))
+        return fine, spacing
 
 
 class SectionsTail(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from aequorea.volume import Triple
+from aequorea.volume import Region, Spacing, Triple
 
 
 def add_upsampled(fine: Tensor, coarse: Tensor, step: Triple) -> Tensor:
@@ -64,3 +64,26 @@ def _added(fine: Tensor, coarse: Tensor, step: Triple, in_place: bool) -> Tensor
 def trilinear(coarse: Tensor, size: Sequence[int]) -> Tensor:
     """Return coarse_BCZYX interpolated to a size (z, y, x)."""
     return F.interpolate(coarse, size=list(size), mode="trilinear")
+
+
+def at_full_resolution(level: Tensor, stride: Triple, x: Tensor) -> Tensor:
+    """Return a pyramid's finest level at every voxel of x_BCZYX."""
+    if stride != (1, 1, 1):
+        level = F.interpolate(level, scale_factor=[float(s) for s in stride], mode="trilinear")
+    z, y, width = x.shape[2:]
+    return level[..., :z, :y, :width]
+
+
+def finer_grid(region: Region, spacing: Spacing | None, factor: Triple) -> tuple[Region, Spacing | None]:
+    """Return a region and spacing on a grid of ``factor`` voxels for each."""
+    a, b = region.start, region.stop
+    fine = None
+    if spacing is not None:
+        fine = (spacing[0] / factor[0], spacing[1] / factor[1], spacing[2] / factor[2])
+    return (
+        Region(
+            (a[0] * factor[0], a[1] * factor[1], a[2] * factor[2]),
+            (b[0] * factor[0], b[1] * factor[1], b[2] * factor[2]),
+        ),
+        fine,
+    )

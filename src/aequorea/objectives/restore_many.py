@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from aequorea.errors import SpecError, nearest
 from aequorea.layers.network import Network
-from aequorea.registry import build
+from aequorea.registry import build, names
 from aequorea.signal.degrade import TASKS, DegradeSpec, grids, pair
 from aequorea.signal.structures import TRAIN_KINDS, structure
 from aequorea.specs import Spec
@@ -58,9 +58,10 @@ class RestoreManySpec(Spec):
     @field_validator("tasks")
     @classmethod
     def _known(cls, tasks: dict[str, float]) -> dict[str, float]:
+        known = [name for name in TASKS if name in names("tasks")]
         for name in tasks:
-            if name not in TASKS or name == "destripe":
-                raise ValueError(f"no restoration is called '{name}'; {nearest(name, TASKS)}")
+            if name not in known:
+                raise ValueError(f"no restoration is called '{name}'; {nearest(name, known)}")
         return tasks
 
 

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -202,15 +202,7 @@ def model_of(one: Published, source: str = "") -> Model:
         Where the weights came from.
     """
     task = build("tasks", {"name": one.spec.task, "channels": 1, "published": one.spec.plain()})
-    card: dict[str, Any] = {
-        "spacing": None,
-        "channels": 1,
-        "forest": False,
-        "point": {},
-        "normalisation": one.spec.normalisation,
-        "source": source,
-    }
-    return Model(task, one.network, card)
+    return Model.of(task, one.network, None, normalisation=one.spec.normalisation, source=source)
 
 
 def build_published(spec: PublishedSpec, body: SwinIRSpec) -> Network:

@@ -7,7 +7,7 @@ interrupted, and what was scored can be looked at.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +64,42 @@ def evaluate_model(
     if seen:
         say(f"scores flatter: trained on images of the same names: {', '.join(seen)}")
 
-    # A part of a volume is normalised as the whole would be; parts of one volume measure it once.
-    whole = ranges([item for item in marked or items if item.source is not None])
-
-    def cases() -> Iterator[Case]:
-        for item in marked or items:
-            store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-            known = whole.get(item.name, item.intensity)
-            done = predict(model, item.image, store, spec, intensity=known, overwrite=overwrite, say=say)
-            yield Case(item.name, item.image, item.annotation, done.result)
-
     return evaluate(
-        cases(),
+        tested(model, marked or items, out, spec, overwrite=overwrite, say=say),
         loaded.task,
         out,
         card=loaded.card,
         digests={model.name: file_digest(model)},
         title=f"Evaluation of {model.name}",
     )
+
+
+def tested(
+    model: str | Path,
+    items: Sequence[Item],
+    out: Path,
+    spec: PredictSpec | None = None,
+    *,
+    method: str = "model",
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> Iterator[Case]:
+    """Yield items with what a model predicts, each into a store of its own under ``out/predictions``.
+
+    Parameters
+    ----------
+    model, spec, overwrite, say
+        As for :func:`evaluate_model`.
+    items
+        Annotated images. A part of a volume is normalised as the whole would be; the whole is measured once.
+    out
+        Folder.
+    method
+        What the result is called beside others.
+    """
+    whole = ranges([item for item in items if item.source is not None])
+    for item in items:
+        store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
+        known = whole.get(item.name, item.intensity)
+        done = predict(model, item.image, store, spec, intensity=known, overwrite=overwrite, say=say)
+        yield Case(item.name, item.image, item.annotation, done.result, method)

@@ -23,6 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aequorea.annotations import Annotation, LabelImage, Points, TargetImage
+from aequorea.engine.counts import is_counted
 from aequorea.engine.durable import write_file
 from aequorea.engine.inference import default_device, resolve_precision
 from aequorea.engine.memory import capped, foresee, limited, most_resident, require, resident
@@ -298,7 +299,7 @@ class _Data:
 def in_range(item: Item, intensity: Intensity, task: Any) -> Item:
     """Return an item with its image normalised, and a target in the same units where the task answers in counts."""
     image = normalised(item.image, intensity)
-    if isinstance(item.annotation, TargetImage) and getattr(task, "in_counts", False):
+    if isinstance(item.annotation, TargetImage) and is_counted(task):
         return replace(item, image=image, annotation=in_units_of(image, item.annotation))
     return replace(item, image=image)
 

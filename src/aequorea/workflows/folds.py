@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,9 @@ from aequorea.model import card_of
 from aequorea.registry import build
 from aequorea.workflows.dataset import Item, dataset, told_apart
 from aequorea.workflows.evaluate import Case, evaluate
+from aequorea.workflows.evaluate_model import tested
 from aequorea.workflows.finetune import FinetuneSpec, finetune
-from aequorea.workflows.predict import PredictSpec, predict
+from aequorea.workflows.predict import PredictSpec
 
 
 def cross_validate(
@@ -68,8 +68,9 @@ def cross_validate(
     out = Path(out)
     training = recipe if isinstance(recipe, FinetuneSpec) else recipe_of(recipe)
     task = build("tasks", training.task)
-    kind = task.annotation
-    items = dataset(data, kind=kind, **options) if isinstance(data, str | Path) else told_apart(data)
+    items = (
+        dataset(data, kind=task.annotation, **options) if isinstance(data, str | Path) else told_apart(data)
+    )
     items = [replace(item, split=None) for item in items]
     parts = deal([item.group for item in items], folds, training.train.seed)
 
@@ -79,15 +80,13 @@ def cross_validate(
         for number, groups in enumerate(parts, 1):
             say(f"fold {number} of {folds}: tested on {', '.join(sorted(groups))}")
             kept = [item for item in items if item.group not in groups]
+            held = [item for item in items if item.group in groups]
             for method, recipe in arms.items():
                 place = out / (method.replace(" ", "-") if compare else "")
                 path = Path(str(training.start))
                 if recipe is not None:
                     path = finetune(kept, place / f"fold-{number}", recipe).path
-                for item in (item for item in items if item.group in groups):
-                    store = place / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-                    found = predict(path, item.image, store, spec, intensity=item.intensity, say=say)
-                    yield Case(item.name, item.image, item.annotation, found.result, method)
+                yield from tested(path, held, place, spec, method=method, say=say)
 
     return evaluate(cases(), task, out, title=f"{folds}-fold cross-validation")
 

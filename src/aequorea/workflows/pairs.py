@@ -10,24 +10,17 @@ is scaled by its own range.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
 from aequorea.annotations import TargetImage
+from aequorea.scores.restoration import Fit, Moments
 from aequorea.signal.intensity import measure
 from aequorea.volume import Array, Region, Volume
 
 BLOCK = (32, 256, 256)
 LEAST = 0.05
 """Correlation of image and target below which a line between them means nothing."""
-
-
-class Line(NamedTuple):
-    """``gain * target + offset``, in the units of a normalised image."""
-
-    gain: float
-    offset: float
 
 
 def in_units_of(image: Volume, target: TargetImage) -> TargetImage:
@@ -56,14 +49,14 @@ def in_units_of(image: Volume, target: TargetImage) -> TargetImage:
     return TargetImage(replace(volume, reader=reader, dtype=np.dtype(np.float32), levels=()))
 
 
-def _fitted(image: Volume, target: Volume, channel: int) -> Line | None:
+def _fitted(image: Volume, target: Volume, channel: int) -> Fit | None:
     """Return the line of a channel; ``None`` where the grids do not divide or what they show has nothing in common."""
     factor = [m // n for n, m in zip(image.size, target.size)]
     if any(n * f != m for n, m, f in zip(image.size, target.size, factor)):
         return None
     if image.size[0] == 1 < target.size[0]:
         return None
-    sums = np.zeros(6)
+    total = Moments()
     for region in image.region.split(BLOCK):
         start = [a * f for a, f in zip(region.start, factor)]
         fine = target.read(Region.at(start, [n * f for n, f in zip(region.size, factor)]))[channel]
@@ -71,18 +64,12 @@ def _fitted(image: Volume, target: Volume, channel: int) -> Line | None:
         z, h, w = region.size
         x = fine.astype(np.float64).reshape(z, factor[0], h, factor[1], w, factor[2]).mean((1, 3, 5))
         known = np.isfinite(x) & np.isfinite(y)
-        x, y = x[known], y[known]
-        sums += [x.size, x.sum(), y.sum(), (x * x).sum(), (x * y).sum(), (y * y).sum()]
-    n, sx, sy, sxx, sxy, syy = sums
-    spread, rise, other = n * sxx - sx * sx, n * sxy - sx * sy, n * syy - sy * sy
-    if n < 2 or spread <= 0 or other <= 0 or rise / np.sqrt(spread * other) < LEAST:
-        return None
-    gain = rise / spread
-    return Line(float(gain), float((sy - gain * sx) / n))
+        total += Moments.of(x[known], y[known])
+    return total.fit if total.correlation >= LEAST else None
 
 
-def _ranged(target: Volume, channel: int) -> Line:
+def _ranged(target: Volume, channel: int) -> Fit:
     """Return the line that brings a channel's own range to 0 … 1."""
     about = measure(target, progress=False).channels[channel]
     span = about.high - about.low
-    return Line(1 / span, -about.low / span) if span > 0 else Line(1.0, -about.low)
+    return Fit(1 / span, -about.low / span) if span > 0 else Fit(1.0, -about.low)

@@ -17,7 +17,7 @@ from pydantic import Field
 from aequorea import __version__
 from aequorea.crew import AllDone, TakeOver
 from aequorea.engine.counting import measure_together
-from aequorea.engine.counts import counted_type, counter, in_counts
+from aequorea.engine.counts import counted_type, counter, in_counts, is_counted
 from aequorea.engine.durable import file_digest, write_json
 from aequorea.engine.fit_tiles import Tiles, check_tiles, choose_tiles
 from aequorea.engine.inference import Precision
@@ -188,9 +188,8 @@ def _predict(
         )
     if items and part[1] > 1:
         raise DataError("--part: this model answers for whole files; give each part other files")
-    kind = np.dtype(model.task.dense_dtype)
-    if getattr(model.task, "in_counts", False):
-        kind = counted_type(volume.dtype)
+    counts = is_counted(model.task)
+    kind = counted_type(volume.dtype) if counts else np.dtype(model.task.dense_dtype)
     _check_room(volume, work, len(model.task.dense_channels), kind, Path(out))
     recipe = [
         print_of_model,
@@ -214,7 +213,7 @@ def _predict(
         shard=shard,
         chunk=CHUNK,
         overwrite=overwrite,
-        root="restored" if getattr(model.task, "in_counts", False) else "dense",
+        root="restored" if counts else "dense",
         origin=_origin(region, volume.spacing),
         facts={"version": __version__, "model": print_of_model, "image": volume.name},
         part=part,
@@ -249,43 +248,27 @@ def _predict(
         measured = volume.crop(region)
         tell(f"{volume.name}: too large to be looked through; the intensity range is that of the region")
     timing = Timing()
-    counts = getattr(model.task, "in_counts", False)
+    # On the image's own grid, what is restored is the result: nothing else is stored.
+    restored = counts and size == volume.size
 
     def work_on() -> None:
         known = intensity or model.usual_intensity(measured) or _intensity(measured, output)
         output.remember(intensity=known.plain())
-        if counts and size == volume.size:
-            # What comes out is the result: nothing else is stored.
-            found = _dense(
-                model,
-                volume,
-                known,
-                tiling,
-                work,
-                core,
-                budget,
-                output,
-                spec,
-                mask,
-                tell,
-                timing,
-                counts=True,
-            )
-            end(known, found, {})
-            return
-        dense = _dense(model, volume, known, tiling, work, core, budget, output, spec, mask, tell, timing)
+        dense = _dense(
+            model, volume, known, tiling, work, core, budget, output, spec, mask, tell, timing, restored
+        )
         point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
         if size != volume.size:
             own = Tiling.of(model.network, volume.size, volume.spacing, (0, 0, 0))
             kept = own.output(body_region(region, volume.size, own))
             where = tiling.output(work)
             dense = resampled(placed(dense, where, tiling.output_size), own.output_size).crop(kept)
-        if counts:
-            dense = in_counts(dense, known, volume.dtype)
-        model.task.decode(dense, volume.crop(region) if dense.size == region.size else None, output, point)
-        end(known, dense, point)
-
-    def end(known: Intensity, dense: Volume, point: dict[str, float]) -> None:
+        if not restored:
+            if counts:
+                dense = in_counts(dense, known, volume.dtype)
+            model.task.decode(
+                dense, volume.crop(region) if dense.size == region.size else None, output, point
+            )
         if output.sole():
             for line in explain(model, volume, known, dense, output.result, point):
                 tell(line)
@@ -318,19 +301,18 @@ def _dense(
     mask: Volume | None,
     tell: Callable[[str], None],
     timing: Timing,
-    *,
-    counts: bool = False,
+    restored: bool,
 ) -> Volume:
     """Return the network's stored output of a region of the body's grid; or what it restored, in the image's counts."""
     task = model.task
     dtype, store = np.dtype(task.dense_dtype), task.store
-    if counts:
+    if restored:
         dtype = counted_type(volume.dtype)
         store = counter(intensity, len(task.dense_channels), dtype)
     where = tiling.output(work)
     spacing = tiling.output_spacing if volume.spacing else None
     layer = output.layer(
-        "restored" if counts else "dense",
+        "restored" if restored else "dense",
         size=where.size,
         dtype=dtype,
         kind="image",

@@ -298,8 +298,8 @@ def _pretrain(
         write_file(run / "report.html", html.encode())
         for objective, _ in objectives:
             for name, (task, stem, head) in getattr(objective, "trained", dict)().items():
-                about = {"spacing": card["spacing"], "channels": 1, "forest": False, "point": {}}
-                Model(task, Network(stem, body, head), about).save(run / f"{name}.safetensors")
+                network = Network(stem, body, head)
+                Model.of(task, network, reference_spacing(images)).save(run / f"{name}.safetensors")
         save_body(path, probing["pretrained"], card)
     store.close()
     return _left(run, card, say)

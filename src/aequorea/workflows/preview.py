@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from aequorea.engine.counts import is_counted
 from aequorea.engine.durable import write_file
 from aequorea.model import Model
 from aequorea.report import pictures
@@ -67,7 +68,7 @@ def preview(
             resampled(block, at), intensity=intensity, precision=spec.precision, point=point
         )
         name, layer = next(iter(result.layers.items()))
-        if getattr(model.task, "in_counts", False):
+        if is_counted(model.task):
             shown.append(_restored(region, block, layer))
             say(f"{region}: restored, {layer.size} voxels (z, y, x)")
             continue
