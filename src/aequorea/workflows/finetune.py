@@ -174,7 +174,7 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
         if len(spec.backbone) > 1:
             raise SpecError("backbone 'auto' takes no fields: name the one that they are for, e.g. unet")
         # A bank of filters tells kinds of voxels apart; it makes no images.
-        candidates = [{"name": name} for name in (AUTO if task.annotation == "label" else AUTO[1:])]
+        candidates = [{"name": name} for name in (AUTO[1:] if task.annotation == "image" else AUTO)]
     else:
         candidates = [spec.backbone]
     for kind, words in (*(("backbones", words) for words in candidates), ("adapters", spec.adapter)):
