@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from aequorea.engine import block_store, objects
-from aequorea.engine.objects import ObjectFinder, ObjectRule, part_of
+from aequorea.engine.objects import ObjectFinder, ObjectRule
+from aequorea.engine.tiles import part_of
 from aequorea.errors import DataError
 from aequorea.results import MemoryOutput
 from aequorea.signal.basins import label_objects
@@ -121,7 +122,7 @@ def test_shards_worked_on_in_parts_equal_whole(dense, shard, most):
     rule = ObjectRule(threshold=128, tau=50)
     with patch.object(objects, "MOST_VOXELS", most):
         shard = tuple(max(4, n) for n in shard)
-        block = part_of(shard, dense.shape[1:])
+        block = part_of(shard, dense.shape[1:], most)
         assert np.prod(block) <= most
         assert all(s >= n or s % b == 0 for s, n, b in zip(shard, dense.shape[1:], block))
         found, _ = run(dense, rule, shard)

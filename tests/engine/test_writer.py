@@ -20,6 +20,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aequorea.engine import writer
 from aequorea.engine.layer import ZarrLayer
 from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import DataError
@@ -221,6 +222,25 @@ def test_chunks_divide_shards_of_any_size(tmp_path: Path, shard: Triple, want: T
     layer = dense(ZarrOutput(tmp_path / "o", identity="a", shard=shard), size=(300, 300, 300))
     assert layer.spec.shard == shard
     assert layer.spec.chunk == want
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.tuples(*[st.integers(1, 40)] * 3), st.tuples(*[st.sampled_from((8, 16, 24))] * 3), st.integers(500, 4000)
+)
+def test_shards_of_labels_are_small_and_cover_the_same(
+    tmp_path_factory: pytest.TempPathFactory, size: Triple, shard: Triple, most: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(writer, "LABELS", most)
+        output = ZarrOutput(tmp_path_factory.mktemp("w") / "s", identity="a", shard=shard, chunk=(8, 8, 8))
+        layer, image = objects(output, size), dense(output, size)
+    assert all(b >= min(s, n) for b, s, n in zip(image.block, shard, size))
+    # Padding to whole chunks comes on top.
+    assert np.prod([min(b, n) for b, n in zip(layer.block, size)]) <= 8 * most
+    array = np.random.default_rng(0).integers(1, 99, (1, *size), dtype=np.uint32)
+    fill(layer, array)
+    np.testing.assert_array_equal(layer.finish().read(), array)
 
 
 def test_names_and_types_of_layers(tmp_path: Path) -> None:

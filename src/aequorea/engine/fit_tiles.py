@@ -8,6 +8,7 @@ from aequorea.engine.inference import Precision, default_device
 from aequorea.engine.memory import refuse, resident
 from aequorea.engine.predict import usual_tile, voxel_bytes
 from aequorea.engine.tiles import Tiling, choose_core, worst_tile
+from aequorea.engine.writer import LABELS
 from aequorea.volume import Triple
 
 LOADED = 90_000_000
@@ -15,11 +16,9 @@ LOADED = 90_000_000
 READ_BYTES = 12
 """Of each voxel and channel of a tile: read, normalised, and the next one."""
 DECODED_BYTES = 40
-"""Of each voxel of a shard while it is decoded."""
+"""Of each voxel of a shard of labels while it is decoded."""
 BLOCKS = 4
 """Output blocks that are being filled, waiting or written."""
-SHARD = 5 * 2**20
-"""Most voxels of a shard: it is decoded at once, which in thin volumes would take more memory than the network."""
 
 
 class Tiles(NamedTuple):
@@ -75,11 +74,14 @@ def choose_tiles(
         tiles = Tiles(domain.size, domain.voxels)
         return tiles if memory is None else check_tiles(tiles, tiling, stored, memory, precision)
     finer = _finer(tiling)
-    budget, most = tile or usual_tile(tiling, precision), max(1, SHARD // finer)
+    budget = tile or usual_tile(tiling, precision)
+    most = max(1, budget // finer)  # what is written at once has no more voxels than what is computed at once
     if memory is not None:
         free = max(0, memory - resident() - LOADED)
-        # Of what is free the output's blocks get at most a quarter.
-        most = max(1, min(most, free // DECODED_BYTES, free // (4 * BLOCKS * stored * finer)))
+        # Of what is free the output's blocks get at most a quarter; labels are decoded in shards of their own.
+        most = max(1, min(most, free // (4 * BLOCKS * stored * finer)))
+        if free < DECODED_BYTES * LABELS:
+            most = max(1, min(most, free // DECODED_BYTES))
         budget = min(budget, max(1, int((free - BLOCKS * stored * finer * most) / _each(tiling, precision))))
     read = tiling.reads(domain).voxels
     budget = max(1, budget * domain.voxels // max(read, domain.voxels))
@@ -109,7 +111,7 @@ def bytes_of(tiles: Tiles, tiling: Tiling, stored: int, precision: Precision = "
     """Return the bytes that computing and decoding one tile takes, beside :data:`LOADED`."""
     computed, kept = worst_tile(tiles.core, tiling.domain.size, tiling.grid, tiling.halo)
     network = min(computed, max(tiles.budget, _smallest(tiling))) * _each(tiling, precision)
-    return int(max(network + BLOCKS * stored * _finer(tiling) * kept, DECODED_BYTES * kept))
+    return int(max(network + BLOCKS * stored * _finer(tiling) * kept, DECODED_BYTES * min(kept, LABELS)))
 
 
 def _smallest(tiling: Tiling) -> int:

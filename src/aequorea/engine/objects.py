@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from aequorea.crew import Crew
 from aequorea.engine.block_store import BlockStore
 from aequorea.engine.memory import require, workers
+from aequorea.engine.tiles import part_of
 from aequorea.errors import DataError
 from aequorea.progress import track
 from aequorea.results import Layer, Table
@@ -116,7 +117,7 @@ class ObjectFinder:
 
     def __init__(self, dense: Volume, rule: ObjectRule, shard: Triple, scratch: Path | None = None) -> None:
         self.dense, self.rule, self.shard = dense, rule, shard
-        self.block = part_of(shard, dense.size)
+        self.block = part_of(shard, dense.size, MOST_VOXELS)
         z, y, x = (-(-n // b) for n, b in zip(dense.size, self.block))
         self.grid: Triple = (z, y, x)
         self.blocks = list(dense.region.split(self.block))
@@ -372,16 +373,3 @@ def most_pairs() -> int:
     """Return how many edges the join may hold on this machine."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16e9
     return int(SHARE * memory / PAIR_BYTES)
-
-
-def part_of(shard: Triple, size: Triple) -> Triple:
-    """Return the block size for a shard: the shard itself, or a part that tiles it and is small enough."""
-    block = [min(a, n) for a, n in zip(shard, size)]
-    while math.prod(block) > MOST_VOXELS:
-        axis = max(range(3), key=lambda i: block[i])
-        n = block[axis]
-        if shard[axis] >= size[axis]:  # one shard along this axis: any cut will do
-            block[axis] = -(-n // 2)
-        else:
-            block[axis] = n // next(d for d in range(2, n + 1) if n % d == 0)
-    return block[0], block[1], block[2]

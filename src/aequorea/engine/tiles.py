@@ -8,6 +8,7 @@ volume are borders of the tile, so every layer pads where it would have padded.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -16,6 +17,9 @@ import numpy as np
 
 from aequorea.layers.network import Network
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
+
+CUT = 32
+"""Multiple at which an axis is cut, for the chunks of the output."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def count_tiles(tiling: Tiling, covered: Region, core: Triple, budget: int) -> t
 
 
 def choose_core(
-    domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = 32, most: int | None = None
+    domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = CUT, most: int | None = None
 ) -> Triple:
     """Return the core (z, y, x) that computes fewest voxels per voxel kept.
 
@@ -196,6 +200,23 @@ def worst_tile(core: Triple, domain: Triple, grid: Triple, halo: Triple) -> tupl
         computed *= min(c + 2 * margin, -(-n // g) * g)
         kept *= min(c, n)
     return computed, kept
+
+
+def part_of(shard: Triple, size: Triple, most: int) -> Triple:
+    """Return a shard cut to a volume, or a part that tiles it and has at most so many voxels.
+
+    Where the shard spans an axis any cut will do; elsewhere parts end where shards end.
+    """
+    block = [min(a, n) for a, n in zip(shard, size)]
+    while math.prod(block) > most:
+        axis = max(range(3), key=lambda i: block[i])
+        n = block[axis]
+        if shard[axis] >= size[axis]:
+            unit = CUT if n > CUT else 1
+            block[axis] = -(-n // (2 * unit)) * unit
+        else:
+            block[axis] = n // next(d for d in range(2, n + 1) if n % d == 0)
+    return block[0], block[1], block[2]
 
 
 def _gcd(a: int, b: int) -> int:

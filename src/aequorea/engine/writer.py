@@ -26,11 +26,14 @@ from aequorea.crew import AllDone, Crew
 from aequorea.engine import ome_metadata, table
 from aequorea.engine.durable import explained, make_folder, sweep, write_file, write_json
 from aequorea.engine.layer import OURS, LayerSpec, ZarrLayer, fit, put
+from aequorea.engine.tiles import part_of
 from aequorea.errors import DataError
 from aequorea.results import Result, Table
 from aequorea.volume import Spacing, Triple
 
 STATE_VERSION = 1
+LABELS = 5 * 2**20
+"""Most voxels of a shard of labels: they are decoded at once, which takes more memory for each than the network."""
 
 
 class ZarrOutput:
@@ -45,7 +48,7 @@ class ZarrOutput:
         up.
     shard, chunk
         Voxels (z, y, x) of one file, and about those of one compressed piece in it: pieces divide a shard.
-        Both are smaller for smaller layers.
+        Both are smaller for smaller layers; a shard of labels has at most :data:`LABELS` voxels.
     overwrite
         Begin anew, deleting a store that is there.
     pyramid
@@ -94,7 +97,7 @@ class ZarrOutput:
         self.path = Path(path)
         self.result = Result()
         self.damaged: list[Path] = []
-        self._shard, self._chunk, self._pyramid = shard, _divisors(shard, chunk), pyramid
+        self._shard, self._chunk, self._pyramid = shard, chunk, pyramid
         self._label_levels, self._root, self._origin = label_levels, root, origin
         self._facts = dict(facts or {})
         self._folder = self.path / OURS
@@ -137,7 +140,8 @@ class ZarrOutput:
         whole = np.dtype(dtype)
         if kind == "label" and whole.kind not in "iu":
             raise ValueError(f"layer '{name}': labels are whole numbers, not {whole}")
-        chunk, shard = fit(size, self._chunk, self._shard)
+        shard = part_of(self._shard, size, LABELS) if kind == "label" else self._shard
+        chunk, shard = fit(size, _divisors(shard, self._chunk), shard)
         spec = LayerSpec(
             name=name,
             size=size,
