@@ -14,10 +14,12 @@ Parts (``--only``):
 - ``super_resolve``, ``project``, ``light_field``, ``deblur``, ``isotropic``: simulated specimens, the tested ones of
   other kinds, and of a microscope outside the training's ranges.
 
-Every network has the same processor time: ``--minutes`` (at most 20), of which a few steps measure what a step takes.
+Every network has the same processor time: ``--minutes`` (at most 20), of which a few steps measure what a step takes;
+or as many ``--steps`` as were found to fit into it, on a machine that computes them faster.
 Every finished cell is a line of ``--out``; a second run goes on from there. Ends with the table in Markdown.
 
-    python benchmarks/restoration.py [--quick] [--only w2s fmd ...] [--minutes 20] [--out scratch/restoration.jsonl]
+    python benchmarks/restoration.py [--quick] [--only w2s fmd ...] [--minutes 20 | --steps N]
+                                     [--out scratch/restoration.jsonl]
 """
 
 from __future__ import annotations
@@ -81,6 +83,14 @@ class Field:
     spacing: Spacing | None = None
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a network may take: seconds of one thread, or so many steps."""
+
+    seconds: float
+    steps: int | None = None
+
+
 def decibels(found: Image, truth: Image) -> float:
     return psnr(found.astype(np.float64), truth.astype(np.float64), fit=True)
 
@@ -92,7 +102,7 @@ def oracle(field: Field) -> float:
 
 
 def network(
-    task: dict[str, Any], fields: Sequence[Field], seconds: float, seed: int, arm: str
+    task: dict[str, Any], fields: Sequence[Field], budget: Budget, seed: int, arm: str
 ) -> tuple[Callable[[Field], Image], float, int]:
     """Return a network trained for so much processor time, that time and its steps."""
     items = [
@@ -106,19 +116,22 @@ def network(
             backbone=ARMS[arm],
             held_out=0,
             patch=PATCHES.get(arm),
-            train=TrainSpec(steps=steps, seed=seed, evaluate_every=steps),
+            train=TrainSpec(steps=steps, seed=seed, evaluate_every=steps, precision="float32"),
         )
         at = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             return finetune(items, Path(folder) / "run", spec).model, time.process_time() - at
 
-    begun = run(1)[1]
-    step = (run(TRIED)[1] - begun) / (TRIED - 1)
-    steps = max(1, int(0.93 * (seconds - begun) / max(step, 1e-3)))
+    steps = budget.steps
+    if steps is None:
+        begun = run(1)[1]
+        step = (run(TRIED)[1] - begun) / (TRIED - 1)
+        steps = max(1, int(0.93 * (budget.seconds - begun) / max(step, 1e-3)))
     model, spent = run(steps)
 
     def restore(field: Field) -> Image:
-        return model.predict(field.image, field.spacing).layers["restored"].read()[0]
+        result = model.predict(field.image, field.spacing, precision="float32")
+        return result.layers["restored"].read()[0]
 
     return restore, spent, steps
 
@@ -331,11 +344,11 @@ LIMITED = {"swinir": ("photons", "super_resolve")}
 NAMES = ("w2s", "fmd", "planes", "photons", "super_resolve", "isotropic", "project", "light_field", "deblur")
 
 
-def run(name: str, part: Part, arm: str, seconds: float) -> list[dict[str, Any]]:
+def run(name: str, part: Part, arm: str, budget: Budget) -> list[dict[str, Any]]:
     """Return a row for each tested field."""
     about: dict[str, Any] = {}
     if arm in ARMS:
-        restore, spent, about["steps"] = network(part.task, part.train, seconds, part.seed, arm)
+        restore, spent, about["steps"] = network(part.task, part.train, budget, part.seed, arm)
     else:
         restore, spent, about["parameters"] = classical(arm, part.train, linear=name == "planes")
     rows = []
@@ -431,25 +444,27 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=list(NAMES), choices=NAMES)
     parser.add_argument("--arms", nargs="*", help="default: all")
     parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--steps", type=int, help="of every network, in place of minutes")
+    parser.add_argument("--cells", nargs="*", help="names of cells; default: all")
     parser.add_argument("--out", type=Path, default=Path("scratch/restoration.jsonl"))
     told = parser.parse_args()
     torch.set_num_threads(1)
     data = Path(os.environ.get("AEQUOREA_DATA") or Path(__file__).parents[2] / "shared" / "data")
     out = Path(tempfile.mkdtemp()) / "quick.jsonl" if told.quick else told.out
     out.parent.mkdir(parents=True, exist_ok=True)
-    seconds = 4.0 if told.quick else 60 * told.minutes
+    budget = Budget(4.0 if told.quick else 60 * told.minutes, told.steps)
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(row["part"], row["cell"], row["arm"]) for row in rows}
     for name in ["photons", "project"] if told.quick else told.only:
         if name in ("w2s", "fmd", "planes") and not (data / "bench_only").exists():
             print(f"{name}: no real images in {data}; set AEQUOREA_DATA to their folder")
             continue
-        for part in parts(name, data, told.quick):
+        for part in [p for p in parts(name, data, told.quick) if not told.cells or p.name in told.cells]:
             arms = [*CLASSICAL[part.task["name"]], *(a for a in ARMS if name in LIMITED.get(a, NAMES))]
             for arm in [a for a in arms if told.arms is None or a in told.arms]:
                 if (name, part.name, arm) in done:
                     continue
-                made = run(name, part, arm, seconds)
+                made = run(name, part, arm, budget)
                 rows += made
                 with out.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in made)

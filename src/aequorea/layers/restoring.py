@@ -32,6 +32,8 @@ DEEP = 0.3
 """Their standard deviation along z as a share of that, of the copies that are smoothed along z too."""
 SLAB = 16
 """Planes that evaluation restores at a time."""
+WAYS: tuple[Literal["linear", "cubic"], ...] = ("linear", "cubic")
+"""How planes between planes are interpolated: both are mixed too."""
 TRUNCATE = 2.5
 """Standard deviations at which a Gaussian ends."""
 WINDOW = 7
@@ -77,7 +79,8 @@ class AddingHead(nn.Module):
         self.planes = planes
         deep, far = (math.ceil(TRUNCATE * share * max(SMOOTHINGS)) + 1 for share in (DEEP, 1))
         self.reach: Triple = (deep, far, far)
-        self.copies = 1 + 2 * len(SMOOTHINGS)
+        self.ways = WAYS if anchor == "corner" else WAYS[:1]
+        self.copies = (1 + 2 * len(SMOOTHINGS)) * len(self.ways)
         self.mix = Conv(channels, channels)
         self.last = Pointwise(channels, outputs * (math.prod(factor) + self.copies))
         _begin_small(self.last, 1e-2)
@@ -101,12 +104,14 @@ class AddingHead(nn.Module):
         found = self.last(F.relu(self.mix(level)))
         added, logits = found.split([self.outputs * math.prod(self.factor), self.outputs * self.copies], 1)
         weights = torch.softmax(logits.unflatten(1, (self.outputs, self.copies)), 2)
-        base = sum(weights[:, :, n] * copy for n, copy in enumerate(_copies(image)))
-        assert isinstance(base, Tensor)
-        if self.factor == (1, 1, 1):
-            out: Tensor = base + added
-            return out
-        return finer(base, self.factor, self.anchor) + dealt(added, self.factor)
+        bases = [torch.zeros_like(image) for _ in self.ways]
+        for n, copy in enumerate(_copies(image)):
+            for k, base in enumerate(bases):
+                bases[k] = base + weights[:, :, n * len(self.ways) + k] * copy
+        out = dealt(added, self.factor)
+        for way, base in zip(self.ways, bases):
+            out = out + finer(base, self.factor, self.anchor, way)
+        return out
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region on a grid that is finer by the factor."""
@@ -203,23 +208,52 @@ def _begin_small(last: Pointwise, spread: float) -> None:
 
 def dealt(x: Tensor, factor: Triple) -> Tensor:
     """Return x_BKZYX on the finer grid: each of the voxels that divide one takes K / prod(factor) of its channels."""
+    if factor == (1, 1, 1):
+        return x
     b, k, z, y, width = x.shape
     c, (fz, fy, fx) = k // math.prod(factor), factor
     parts = x.view(b, c, fz, fy, fx, z, y, width).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return parts.reshape(b, c, z * fz, y * fy, width * fx)
 
 
-def finer(x: Tensor, factor: Triple, anchor: Literal["corner", "centre"]) -> Tensor:
-    """Return the linear interpolation of x_BCZYX on the finer grid; beyond the last voxels it goes on as they are."""
+def finer(
+    x: Tensor,
+    factor: Triple,
+    anchor: Literal["corner", "centre"],
+    way: Literal["linear", "cubic"] = "linear",
+) -> Tensor:
+    """Return the interpolation of x_BCZYX on the finer grid; beyond the last voxels it goes on as they are.
+
+    Cubic (from corners alone): Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 1981.
+    """
+    if factor == (1, 1, 1):
+        return x
     if anchor == "centre":
         return trilinear(x, [n * f for n, f in zip(x.shape[2:], factor)])
     for axis, n in enumerate(factor, 2):
         if n == 1:
             continue
-        last = x.shape[axis] - 1
-        following = torch.cat([x.narrow(axis, 1, last), x.narrow(axis, last, 1)], axis)
-        x = torch.stack([torch.lerp(x, following, i / n) for i in range(n)], axis + 1).flatten(axis, axis + 1)
+        at = torch.arange(x.shape[axis], device=x.device)
+        near = [
+            x.index_select(axis, (at + i).clamp(0, len(at) - 1))
+            for i in (range(2) if way == "linear" else range(-1, 3))
+        ]
+        stack = torch.stack(near)
+        planes = [torch.tensordot(x.new_tensor(_weights(i / n, way)), stack, 1) for i in range(n)]
+        x = torch.stack(planes, axis + 1).flatten(axis, axis + 1)
     return x
+
+
+def _weights(t: float, way: Literal["linear", "cubic"]) -> tuple[float, ...]:
+    """Return what the voxels around a place weigh that lies ``t`` behind one of them: 2 of them, or 4."""
+    if way == "linear":
+        return 1 - t, t
+    return (
+        (-t + 2 * t**2 - t**3) / 2,
+        (2 - 5 * t**2 + 3 * t**3) / 2,
+        (t + 4 * t**2 - 3 * t**3) / 2,
+        (-(t**2) + t**3) / 2,
+    )
 
 
 def loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
