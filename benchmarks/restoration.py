@@ -61,7 +61,7 @@ SPLITS = 3
 TRIED = 12
 """Steps whose time says how many fit."""
 SPACING: Spacing = (0.3, 0.1, 0.1)
-SPECIMENS, TESTED = 24, 20
+SPECIMENS, TESTED = 96, 20
 CLASSICAL = {
     "denoise": ("gaussian", "non_local_means", "total_variation"),
     "super_resolve": ("interpolation_yx",),
@@ -203,19 +203,60 @@ TAUGHT = (
     "octa_vessels/octa_1",
     "organoid_lstree/budding_t301_nuclei",
     "organoid_lstree/budding_t301_membrane",
+    "organoid_lstree/budding_t305_nuclei",
+    "organoid_lstree/budding_t305_membrane",
+    "organoid_lstree/enterocyst_t322_nuclei",
     "mouse_embryo_nuclei/embryo_8cell",
     "plant_membrane/ovule_cells",
     "plant_membrane/plant_patch_cells",
     "stardist_demo/nuclei_crop",
+    "cellfinder/brain_a_cells",
+    "cellfinder/brain_b_cells",
+    "cellfinder/brain_c_cluster",
+    "embryo_lightsheet/embryo_surface_nuclei",
+    "embryo_lightsheet/drosophila_whole_embryo",
+    "neubias_confocal/chromosomes",
+    "neubias_confocal/golgi",
+    "neubias_confocal/nuclei_bright",
 )
-"""Volumes of other specimens to learn from."""
+"""Volumes of other specimens to learn from, thinned along each axis: what matters is that they are of many kinds."""
+IMAGINED = 48
+"""Simulated specimens beside them, of voxels as long as wide."""
+MOST = 192
+"""Voxels of a volume to learn from along y and x."""
 
 
-def thinned(data: Path, path: str, name: str, factor: int) -> Field:
-    """Return a real volume of which every ``factor``-th plane is kept."""
-    whole = open_volume(data / "open" / f"{path}.tif").read()[0]
+def thinned(volume: Image, name: str, factor: int, axis: int = 0) -> Field:
+    """Return a volume of which every ``factor``-th plane across an axis is kept; that axis comes first."""
+    whole = np.ascontiguousarray(np.moveaxis(volume, axis, 0))
     whole = whole[: len(whole) // factor * factor]
     return Field(name, whole[::factor], whole, name, (float(factor), 1.0, 1.0))
+
+
+def taught(data: Path, factor: int, without: Sequence[str] = ()) -> list[Field]:
+    """Return thinned volumes to learn from: real ones, and simulated ones through simulated microscopes."""
+    fields = []
+    for path in (path for path in TAUGHT if path not in without):
+        volume = open_volume(data / "open" / f"{path}.tif").read()[0, :, :MOST, :MOST]
+        axes = [axis for axis in range(3) if volume.shape[axis] >= 4 * factor]
+        fields += [thinned(volume, f"{path} {axis}", factor, axis) for axis in axes]
+    recipe = DegradeSpec.parse({"planes": factor})
+    for n in range(IMAGINED):
+        rng = np.random.default_rng([3, n])
+        spacing = (float(rng.uniform(0.1, 0.3)),) * 3
+        kind = TRAIN_KINDS[n % len(TRAIN_KINDS)]
+        truth = structure(kind, (8 * factor, 80, 80), spacing, 3000 + n)
+        image, target = pair("isotropic", truth, spacing, recipe, rng)
+        fields.append(Field(f"{kind} {n}", image, target, f"{kind} {n}", (float(factor), 1.0, 1.0)))
+    return fields
+
+
+def scored(data: Path, factor: int) -> list[Field]:
+    """Return the volumes that are scored, thinned."""
+    return [
+        thinned(open_volume(data / "open" / f"{path}.tif").read()[0], name, factor)
+        for name, path in SCORED.items()
+    ]
 
 
 def left_out(volume: Image, factor: int) -> Image:
@@ -309,8 +350,8 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
             Part(
                 f"x{factor}, seed {seed}",
                 {"name": "isotropic", "factor": factor},
-                [thinned(data, path, path, factor) for path in TAUGHT],
-                [thinned(data, path, name, factor) for name, path in SCORED.items()],
+                taught(data, factor),
+                scored(data, factor),
                 seed,
             )
             for seed in range(3)

@@ -18,6 +18,10 @@ def strata(target: np.ndarray) -> np.ndarray:
     return np.nan_to_num(target[0], nan=-1).astype(np.int8)
 
 
+def strata_of_any(target: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(target[0]), 0, -1).astype(np.int8)
+
+
 def pair(size: tuple[int, int, int], seed: int, labelled: float = 0.02) -> Pair:
     rng = np.random.default_rng(seed)
     target = np.where(rng.random(size) < labelled, (rng.random(size) < 0.1).astype(np.float32), np.nan)
@@ -67,6 +71,27 @@ def test_strata_are_seen_evenly() -> None:
     sampler = Sampler([Pair(image, from_array(target), tiling)], strata, (8, 16, 16), 0)
     held = [bool((sampler(i)["target"] == 1).any()) for i in range(60)]
     assert 20 <= sum(held) <= 45
+
+
+def test_noise_is_smeared_in_every_other_sample_and_stays_as_strong() -> None:
+    rng = np.random.default_rng(0)
+    target = np.cumsum(rng.normal(0, 0.02, (4, 64, 64)), 2).astype(np.float32)
+    target[0] = np.nan
+    image = np.nan_to_num(target) + rng.normal(0, 0.1, target.shape).astype(np.float32)
+    tiling = Tiling.of(unet(levels=2), target.shape, None)
+    one = Pair(from_array(image), from_array(target[None]), tiling)
+    drawn = {}
+    for recoloured in (False, True):
+        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, dimmed=False, recoloured=recoloured)
+        drawn[recoloured] = [sampler(n) for n in range(40)]
+    alike = []
+    for plain, smeared in zip(*drawn.values()):
+        np.testing.assert_array_equal(plain["target"], smeared["target"])
+        np.testing.assert_array_equal(plain["image"][:, 0], smeared["image"][:, 0])  # nothing is known there
+        noise = (smeared["image"] - smeared["target"])[:, 1:]
+        assert 0.08 < noise.std() < 0.12
+        alike.append(np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1])
+    assert 10 < np.sum(np.array(alike) > 0.1) < 30 and max(alike) > 0.5 and abs(np.median(alike)) < 0.5
 
 
 def test_no_label_is_an_error() -> None:

@@ -226,7 +226,9 @@ def test_chunks_divide_shards_of_any_size(tmp_path: Path, shard: Triple, want: T
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.tuples(*[st.integers(1, 40)] * 3), st.tuples(*[st.sampled_from((8, 16, 24))] * 3), st.integers(500, 4000)
+    st.tuples(*[st.integers(1, 40)] * 3),
+    st.tuples(*[st.sampled_from((8, 16, 24))] * 3),
+    st.integers(500, 4000),
 )
 def test_shards_of_labels_are_small_and_cover_the_same(
     tmp_path_factory: pytest.TempPathFactory, size: Triple, shard: Triple, most: int

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError
@@ -18,6 +19,8 @@ from aequorea.volume import Array, Region, Triple, Volume
 
 BLOCK: Triple = (8, 8, 8)
 JITTER = 0.5
+SMEARED = (0.3, 1.2)
+"""Standard deviations in pixels of what smears noise."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class Sampler:
         Whether contrast, offset, gamma and noise of the image are varied: not where the target is an intensity.
     unmirrored
         Axes (1: z, 2: y, 3: x) along which image and target are not the same in a mirror.
+    recoloured
+        Whether noise is varied: what a target does not explain of its image is smeared in every other sample, as
+        cameras that bin, interpolate or blur smear it.
 
     Raises
     ------
@@ -69,8 +75,10 @@ class Sampler:
         seed: int,
         dimmed: bool = True,
         unmirrored: Sequence[int] = (),
+        recoloured: bool = False,
     ) -> None:
         self.pairs, self.patch, self.seed, self._dimmed = list(pairs), patch, seed, dimmed
+        self._recoloured = recoloured
         self._mirrored = [axis for axis in (1, 2, 3) if axis not in unmirrored]
         self._kinds = strata
         self.counts: dict[int, int] = {}
@@ -96,6 +104,7 @@ class Sampler:
         centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
         image, target = _turn(image, target, rng, self._mirrored)
+        image = _recolour(image, target, rng) if self._recoloured else image
         image = _dim(image, rng) if self._dimmed else np.ascontiguousarray(image)
         return {"image": image, "target": np.ascontiguousarray(target)}
 
@@ -172,3 +181,18 @@ def _dim(image: Array, rng: np.random.Generator) -> Array:
     """
     gain, offset = float(np.exp(rng.normal(0, 0.1))), float(rng.normal(0, 0.02))
     return np.ascontiguousarray(image * gain + offset, dtype=np.float32)
+
+
+def _recolour(image: Array, target: Array, rng: np.random.Generator) -> Array:
+    """Smear what the target does not explain of its image, as strong as before, in every other call."""
+    sigma = float(rng.uniform(*SMEARED))
+    if rng.random() < 0.5 or image.shape[1:] != target.shape[1:]:
+        return image
+    shared = min(len(image), len(target))
+    known = np.isfinite(target[:shared])
+    noise = np.where(known, image[:shared] - target[:shared], 0.0).astype(np.float32)
+    smeared = ndimage.gaussian_filter(noise, (0, 0, sigma, sigma))
+    smeared *= noise.std() / max(float(smeared.std()), 1e-6)
+    out = np.array(image, np.float32)
+    out[:shared] += np.where(known, smeared - noise, 0.0)
+    return out

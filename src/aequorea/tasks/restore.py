@@ -61,6 +61,7 @@ class Restoration:
     better = "psnr"
     dense_dtype = "float32"
     unmirrored: tuple[int, ...] = ()
+    recoloured = False
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
@@ -183,6 +184,7 @@ class Denoise(Restoration):
     """Noise taken out of planes and volumes."""
 
     Spec = DenoiseSpec
+    recoloured = True
 
     def own_stem(self) -> nn.Module:
         """Return the ordinary stem, or one that makes channels of neighbouring planes."""
