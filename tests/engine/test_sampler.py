@@ -82,7 +82,7 @@ def test_noise_is_smeared_in_every_other_sample_and_stays_as_strong() -> None:
     one = Pair(from_array(image), from_array(target[None]), tiling)
     drawn = {}
     for recoloured in (False, True):
-        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, dimmed=False, recoloured=recoloured)
+        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, False, unmirrored=(1,), recoloured=recoloured)
         drawn[recoloured] = [sampler(n) for n in range(40)]
     alike = []
     for plain, smeared in zip(*drawn.values()):
