@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import nn
 
 import aequorea
-from aequorea.annotations import LabelImage
+from aequorea.annotations import LabelImage, TargetImage
 from aequorea.backbones.filters import Filters, FiltersSpec
 from aequorea.backbones.hiera import Hiera, HieraSpec
 from aequorea.backbones.swinir import SwinIR, SwinIRSpec
@@ -36,6 +37,7 @@ from aequorea.specs import Spec
 from aequorea.tasks.instances import Instances, InstancesSpec
 from aequorea.tasks.semantic import Semantic, SemanticSpec
 from aequorea.volume import from_array
+from aequorea.workflows.dataset import Item
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.predict import PredictSpec, predict
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
@@ -202,9 +204,21 @@ def _restoration(spec: str, field: str, value: Any) -> Any:
     task = build("tasks", words)
     if field == "loss":
         return float(task.loss(_logits(1), 0 * _logits(1)))
+    if field == "smeared":
+        return _denoised(words)
     network = Model.build(task, {"name": "unet", "levels": 2}, None).network
     tiling = Tiling.of(network, (4, 48, 48), None)
     return task.dense_channels, tiling.output_size, tiling.reads(tiling.domain).size, type(network.head)
+
+
+def _denoised(words: dict[str, Any]) -> Any:
+    """Return the weights after a step."""
+    image = nuclei(0, (4, 32, 32))[0]
+    truth = TargetImage(from_array(gaussian_filter(image.astype(np.float32), 1)))
+    spec = FinetuneSpec.parse(
+        {"task": words, "backbone": {"name": "unet", "levels": 2}, "train": TRAIN.plain()}
+    )
+    return weights(finetune([Item("a", from_array(image), truth, "a")], folder() / "run", spec).model.network)
 
 
 # Training
@@ -394,6 +408,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
             ("RestorationSpec", "published", {"task": "denoise"}),
             ("DenoiseSpec", "published", {"task": "super_resolve"}),
             ("DenoiseSpec", "planes", 5),
+            ("DenoiseSpec", "smeared", 1.0),
             ("SuperResolveSpec", "published", {"task": "super_resolve"}),
             ("IsotropicSpec", "published", {"task": "denoise"}),
             ("LightFieldSpec", "published", {"task": "light_field", "start": 32, "pyramid": (64,)}),

@@ -139,7 +139,7 @@ class Task(Protocol):
 
     A restoration also has ``in_counts = True``: training targets are brought to the units of their normalised images,
     and ``decode`` is given the stored output in the image's own counts and type. ``unmirrored`` names axes (1: z, 2: y,
-    3: x) along which training does not mirror; ``recoloured`` says that training smears noise.
+    3: x) along which training does not mirror.
     """
 
     Spec: ClassVar[type[Spec]]

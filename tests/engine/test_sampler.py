@@ -73,7 +73,7 @@ def test_strata_are_seen_evenly() -> None:
     assert 20 <= sum(held) <= 45
 
 
-def test_noise_is_smeared_in_every_other_sample_and_stays_as_strong() -> None:
+def test_noise_is_smeared_in_a_share_of_the_samples_and_stays_as_strong() -> None:
     rng = np.random.default_rng(0)
     target = np.cumsum(rng.normal(0, 0.02, (4, 64, 64)), 2).astype(np.float32)
     target[0] = np.nan
@@ -81,9 +81,9 @@ def test_noise_is_smeared_in_every_other_sample_and_stays_as_strong() -> None:
     tiling = Tiling.of(unet(levels=2), target.shape, None)
     one = Pair(from_array(image), from_array(target[None]), tiling)
     drawn = {}
-    for recoloured in (False, True):
-        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, False, unmirrored=(1,), recoloured=recoloured)
-        drawn[recoloured] = [sampler(n) for n in range(40)]
+    for share in (0.0, 0.5):
+        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, False, unmirrored=(1,), smeared=share)
+        drawn[share] = [sampler(n) for n in range(40)]
     alike = []
     for plain, smeared in zip(*drawn.values()):
         np.testing.assert_array_equal(plain["target"], smeared["target"])

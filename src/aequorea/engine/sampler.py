@@ -57,9 +57,9 @@ class Sampler:
         Whether contrast, offset, gamma and noise of the image are varied: not where the target is an intensity.
     unmirrored
         Axes (1: z, 2: y, 3: x) along which image and target are not the same in a mirror.
-    recoloured
-        Whether noise is varied: what a target does not explain of its image is smeared in every other sample, as
-        cameras that bin, interpolate or blur smear it.
+    smeared
+        Share of the samples whose noise is smeared: what a target does not explain of its image, as cameras that bin,
+        interpolate or blur smear it.
 
     Raises
     ------
@@ -75,10 +75,10 @@ class Sampler:
         seed: int,
         dimmed: bool = True,
         unmirrored: Sequence[int] = (),
-        recoloured: bool = False,
+        smeared: float = 0.0,
     ) -> None:
         self.pairs, self.patch, self.seed, self._dimmed = list(pairs), patch, seed, dimmed
-        self._recoloured = recoloured
+        self._smeared = smeared
         self._mirrored = [axis for axis in (1, 2, 3) if axis not in unmirrored]
         self._kinds = strata
         self.counts: dict[int, int] = {}
@@ -104,7 +104,8 @@ class Sampler:
         centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
         image, target = _turn(image, target, rng, self._mirrored)
-        image = _recolour(image, target, rng) if self._recoloured else image
+        if self._smeared and rng.random() < self._smeared:
+            image = _smear_noise(image, target, rng)
         image = _dim(image, rng) if self._dimmed else np.ascontiguousarray(image)
         return {"image": image, "target": np.ascontiguousarray(target)}
 
@@ -183,11 +184,9 @@ def _dim(image: Array, rng: np.random.Generator) -> Array:
     return np.ascontiguousarray(image * gain + offset, dtype=np.float32)
 
 
-def _recolour(image: Array, target: Array, rng: np.random.Generator) -> Array:
-    """Smear what the target does not explain of its image, as strong as before, in every other call."""
+def _smear_noise(image: Array, target: Array, rng: np.random.Generator) -> Array:
+    """Smear what a target on the same grid does not explain of its image, and leave it as strong."""
     sigma = float(rng.uniform(*SMEARED))
-    if rng.random() < 0.5 or image.shape[1:] != target.shape[1:]:
-        return image
     shared = min(len(image), len(target))
     known = np.isfinite(target[:shared])
     noise = np.where(known, image[:shared] - target[:shared], 0.0).astype(np.float32)

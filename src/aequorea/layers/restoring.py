@@ -34,6 +34,8 @@ SLAB = 16
 """Planes that evaluation restores at a time."""
 WAYS: tuple[Literal["linear", "cubic"], ...] = ("linear", "cubic")
 """How planes between planes are interpolated: both are mixed too."""
+SHARP = 5.0
+"""Logit that copies that are not smoothed begin with, where a head begins with them; the others with 0."""
 TRUNCATE = 2.5
 """Standard deviations at which a Gaussian ends."""
 WINDOW = 7
@@ -84,6 +86,12 @@ class AddingHead(nn.Module):
         self.mix = Conv(channels, channels)
         self.last = Pointwise(channels, outputs * (math.prod(factor) + self.copies))
         _begin_small(self.last, 1e-2)
+        if anchor == "corner":
+            # Planes between planes are of sharp images oftener than of noisy ones: begin with what is not smoothed.
+            assert self.last.bias is not None
+            with torch.no_grad():
+                mixed = self.last.bias[outputs * math.prod(factor) :].view(outputs, self.copies)
+                mixed[:, : len(self.ways)] = SHARP
 
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return output_BKZYX; in evaluation a few planes at a time, since many channels are mixed."""

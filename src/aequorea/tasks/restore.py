@@ -61,7 +61,6 @@ class Restoration:
     better = "psnr"
     dense_dtype = "float32"
     unmirrored: tuple[int, ...] = ()
-    recoloured = False
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
@@ -168,9 +167,14 @@ class DenoiseSpec(RestorationSpec):
     planes
         Of a volume that are read at once to restore the middle one of them, an odd number. 1: the body alone decides
         what it sees; one of planes sees single planes, one of volumes sees volumes.
+    smeared
+        Share of the training samples whose noise is smeared over neighbouring pixels. For a model that will see other
+        cameras than it learnt from, 0.5: noise that a camera bins or interpolates is else taken for structure. For the
+        same camera 0 is better.
     """
 
     planes: int = Field(default=1, ge=1, le=9)
+    smeared: float = Field(default=0.0, ge=0, le=1)
 
     @field_validator("planes")
     @classmethod
@@ -184,7 +188,6 @@ class Denoise(Restoration):
     """Noise taken out of planes and volumes."""
 
     Spec = DenoiseSpec
-    recoloured = True
 
     def own_stem(self) -> nn.Module:
         """Return the ordinary stem, or one that makes channels of neighbouring planes."""

@@ -353,7 +353,7 @@ def _fit(
         spec.train.seed,
         dimmed=source.task.annotation != "image",
         unmirrored=getattr(source.task, "unmirrored", ()),
-        recoloured=getattr(source.task, "recoloured", False),
+        smeared=getattr(source.task.spec, "smeared", 0.0),
     )
     if source.task.annotation == "label":
         _guard_scarce_labels(sampler.counts, start is not None, say)
