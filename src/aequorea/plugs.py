@@ -49,6 +49,9 @@ class Layout:
         costs in exactness is measured after training and stands in the model's card.
     held
         Memory that computing a tile takes at its peak, in multiples of the finest level.
+    flat
+        Planes that are held beside that, whatever the tile's depth: a wide tile weighs more than a deep one of as many
+        voxels.
     """
 
     channels: tuple[int, ...]
@@ -57,6 +60,7 @@ class Layout:
     reach: Triple | None
     halo: Triple
     held: float = 3.0
+    flat: int = 0
 
 
 class Backbone(Protocol):

@@ -96,7 +96,7 @@ class UNet(nn.Module):
         halo_z, halo_y, halo_x = (max(g, round(HALO * r / g) * g) for r, g in zip((z, y, x), grid))
         # The finest level, two of the second one's tensors, and slabs.
         held = 1.4 + 4 / math.prod(steps[0])
-        return Layout(self._widths, tuple(strides), grid, (z, y, x), (halo_z, halo_y, halo_x), held)
+        return Layout(self._widths, tuple(strides), grid, (z, y, x), (halo_z, halo_y, halo_x), held, SLAB + 4)
 
     def forward(self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> list[Tensor]:
         """Return the decoder's pyramid, finest level first, each cropped to ceil(size / stride)."""

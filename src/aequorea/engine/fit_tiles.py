@@ -85,7 +85,7 @@ def choose_tiles(
         budget = min(budget, max(1, int((free - BLOCKS * stored * finer * most) / _each(tiling, precision))))
     read = tiling.reads(domain).voxels
     budget = max(1, budget * domain.voxels // max(read, domain.voxels))
-    tiles = Tiles(choose_core(size, tiling.grid, tiling.halo, budget, most=most), budget)
+    tiles = Tiles(choose_core(size, tiling.grid, tiling.halo, budget, most=most, flat=tiling.flat), budget)
     if memory is None or bytes_of(tiles, tiling, stored, precision) <= free:
         return tiles
     smallest = Tiles(choose_core(size, tiling.grid, tiling.halo, 1), 1)

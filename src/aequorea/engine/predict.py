@@ -174,7 +174,7 @@ def usual_tile(tiling: Tiling, precision: Precision = "auto") -> int:
     budget, where = 0, (tiling.domain.size, tiling.grid, tiling.halo)
     for tile_bytes in (TILE_BYTES, MOST_TILE_BYTES):
         budget = int(tile_bytes / voxel_bytes(tiling, precision))
-        computed, kept = worst_tile(choose_core(*where, budget), *where)
+        computed, kept = worst_tile(choose_core(*where, budget, flat=tiling.flat), *where)
         if computed <= WASTE * kept:
             break
     return budget

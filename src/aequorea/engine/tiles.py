@@ -78,6 +78,12 @@ class Tiling:
         grid: Triple = self.network.backbone.layout(self.body_spacing).grid
         return grid
 
+    @property
+    def flat(self) -> int:
+        """Planes that a tile weighs beside its own; none where it is one plane."""
+        flat: int = self.network.backbone.layout(self.body_spacing).flat
+        return flat if self.domain.size[0] > 1 else 0
+
     def computed(self, core: Region) -> Region:
         """Return the body region that is computed for a core."""
         return core.grow(self.halo).snap(self.grid).clip(self.domain)
@@ -158,7 +164,13 @@ def count_tiles(tiling: Tiling, covered: Region, core: Triple, budget: int) -> t
 
 
 def choose_core(
-    domain: Triple, grid: Triple, halo: Triple, budget: int, step: int = CUT, most: int | None = None
+    domain: Triple,
+    grid: Triple,
+    halo: Triple,
+    budget: int,
+    step: int = CUT,
+    most: int | None = None,
+    flat: int = 0,
 ) -> Triple:
     """Return the core (z, y, x) that computes fewest voxels per voxel kept.
 
@@ -176,6 +188,8 @@ def choose_core(
         Cores are multiples of this too, for the chunks of the output; or span the whole axis.
     most
         Voxels that a core may have: what is written and decoded at once.
+    flat
+        Planes of the tile that count as computed beside; see :class:`aequorea.plugs.Layout`.
     """
     options = []
     for n, g in zip(domain, grid):
@@ -185,7 +199,8 @@ def choose_core(
 
     def cost(core: tuple[int, ...]) -> tuple[bool, float, int]:
         computed, kept = worst_tile((core[0], core[1], core[2]), domain, grid, halo)
-        over = computed > budget or (most is not None and kept > most)
+        plane, _ = worst_tile((1, core[1], core[2]), (1, *domain[1:]), (1, *grid[1:]), (0, *halo[1:]))
+        over = computed + flat * plane > budget or (most is not None and kept > most)
         return (over, computed if over else computed / kept, -kept)
 
     z, y, x = min(product(*options), key=cost)
