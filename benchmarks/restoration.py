@@ -58,7 +58,7 @@ from aequorea.workflows.open import open as open_volume
 Image = NDArray[Any]
 SIGMAS = (0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
 SPLITS = 3
-TRIED = 12
+TRIED = 24
 """Steps whose time says how many fit."""
 SPACING: Spacing = (0.3, 0.1, 0.1)
 SPECIMENS, TESTED = 96, 20
@@ -124,6 +124,7 @@ def network(
 
     steps = budget.steps
     if steps is None:
+        run(1)  # what is kept of files and structures is there from now on
         begun = run(1)[1]
         step = (run(TRIED)[1] - begun) / (TRIED - 1)
         steps = max(1, int(0.93 * (budget.seconds - begun) / max(step, 1e-3)))
