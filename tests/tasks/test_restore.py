@@ -17,8 +17,11 @@ from aequorea.engine.counts import in_counts
 from aequorea.engine.train import TrainSpec
 from aequorea.errors import SpecError
 from aequorea.layers.restoring import LOSSES, TRUNCATE, AddingHead, dealt, finer, loss, smoothed
+from aequorea.layers.stems import LensletStem
 from aequorea.model import Model
 from aequorea.registry import build
+from aequorea.scores.restoration import psnr
+from aequorea.signal.back_projection import back_projected
 from aequorea.signal.intensity import measure
 from aequorea.volume import Array, from_array
 from aequorea.workflows.dataset import Item
@@ -212,6 +215,37 @@ def test_losses_fall_towards_the_target_and_know_what_is_unknown(name) -> None:
     other = far.clone()
     other[:, :, :, :4] += 7
     assert torch.allclose(loss(name, far, target), loss(name, other, target))
+
+
+def test_a_fitted_loss_is_the_logarithm_of_what_a_line_leaves() -> None:
+    torch.manual_seed(0)
+    target = torch.rand(1, 1, 4, 16, 16)
+    better, worse = (target + share * torch.rand_like(target) for share in (0.2, 0.5))
+    for gain, offset in ((1.0, 0.0), (3.0, -1.0)):
+        found = [loss("fitted", gain * output + offset, target) for output in (better, worse)]
+        gained = psnr(better[0, 0].numpy(), target[0, 0].numpy(), fit=True) - psnr(
+            worse[0, 0].numpy(), target[0, 0].numpy(), fit=True
+        )
+        assert 100 / np.log(10) * float(found[1] - found[0]) == pytest.approx(gained, rel=0.02)
+    assert loss("fitted", -better, target) > loss("fitted", torch.rand_like(target), target)
+
+
+@pytest.mark.parametrize("output", [0.0, 1.0])
+def test_a_fitted_loss_of_constants_has_a_gradient(output: float) -> None:
+    found = torch.full((1, 1, 2, 8, 8), output, requires_grad=True)
+    for target in (torch.rand(1, 1, 2, 8, 8), torch.full((1, 1, 2, 8, 8), 0.5)):
+        (gradient,) = torch.autograd.grad(loss("fitted", found, target), found)
+        assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize(("views", "depth", "step"), [(5, 8, 0.08), (3, 5, -0.9), (4, 1, 0.3)])
+def test_light_fields_begin_as_shift_and_add(views: int, depth: int, step: float) -> None:
+    image = np.random.default_rng(0).random((1, 1, 1, 30 * views, 24 * views), np.float32)
+    stem = LensletStem(views, depth, step)
+    found = stem(torch.from_numpy(image)).detach().numpy()[0, 0]
+    expected = back_projected(image[0, 0], planes=depth, step=step, side=views)
+    far = stem.reach[1]
+    assert np.allclose(found[:, far:-far, far:-far], expected[:, far:-far, far:-far], atol=1e-4)
 
 
 def test_l2_is_l2_and_unknown_losses_are_refused() -> None:

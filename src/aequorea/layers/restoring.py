@@ -9,7 +9,7 @@ al., "Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-P
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import torch
@@ -20,12 +20,18 @@ from aequorea.layers.conv import Conv, Pointwise
 from aequorea.layers.upsample import at_full_resolution, finer_grid, trilinear
 from aequorea.volume import Region, Spacing, Triple
 
-LossName = Literal["log_l2", "l2", "l1", "charbonnier", "ssim"]
+LossName = Literal["log_l2", "fitted", "l2", "l1", "charbonnier", "ssim"]
 LOSSES = get_args(LossName)
 SOFT = 1e-3
 """Of the Charbonnier loss, in units of the intensity range."""
 FLOOR = 1e-5
 """Mean squared error that the logarithm does not ask to be lowered, in units of the intensity range: 50 dB."""
+LEAST = 1e-4
+"""Share of the target's variance that a fitted line's logarithm does not ask to be lowered: 40 dB."""
+KEPT = 0.01
+"""Weight of the logarithm without a line beside the fitted one: enough to keep what is restored in its units."""
+TINY = 1e-12
+"""Least product of variances that is divided by."""
 SMOOTHINGS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
 """Standard deviations in voxels along y and x of the copies that an :class:`AddingHead` mixes."""
 DEEP = 0.3
@@ -272,7 +278,8 @@ def loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
     name
         ``l2`` and ``l1``, means of squared and absolute errors; ``charbonnier``, a smooth l1; ``log_l2``, the mean over
         samples of the logarithm of l2, which is what a mean of PSNR asks for: no image counts for more because it is
-        brighter; ``ssim``, 1 minus structural similarity plus a tenth of l1.
+        brighter; ``fitted``, the same after the line that brings each output nearest to its target, for targets whose
+        units those of the image do not tell; ``ssim``, 1 minus structural similarity plus a tenth of l1.
 
     Raises
     ------
@@ -295,10 +302,24 @@ def loss(name: LossName, output: Tensor, target: Tensor) -> Tensor:
         return mean((error.square() + SOFT**2).sqrt() - SOFT).mean()
     if name == "log_l2":
         return (torch.log(mean(error.square()) + FLOOR) - math.log(FLOOR)).mean() / 10
+    if name == "fitted":
+        log = torch.log(_unexplained(output, torch.where(known, target, 0.0), mean) + LEAST) - math.log(LEAST)
+        return log.mean() / 10 + KEPT * loss("log_l2", output, target)
     if name == "ssim":
         unlike = _dissimilarity(torch.where(known, output, 0.0), torch.where(known, target, 0.0))
         return unlike.mean() + 0.1 * mean(error.abs()).mean()
     raise ValueError(f"no loss is called '{name}'; known: {', '.join(LOSSES)}")
+
+
+def _unexplained(output: Tensor, target: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the share of each target's variance that no line of the output explains; above 1 for a falling line."""
+
+    def centred(x: Tensor) -> Tensor:
+        return x - mean(x).view(-1, 1, 1, 1, 1)
+
+    a, b = centred(output), centred(target)
+    ab = mean(a * b)
+    return 1 - ab * ab.abs() / (mean(a.square()) * mean(b.square())).clamp(min=TINY)
 
 
 def _dissimilarity(output: Tensor, target: Tensor) -> Tensor:

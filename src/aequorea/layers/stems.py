@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,8 +11,8 @@ from torch import Tensor, nn
 from aequorea.plugs import Placement
 from aequorea.volume import Region, Spacing, Triple
 
-SHIFT = 3
-"""Lenslets by which the views of the outermost planes are shifted at most."""
+NEAR = 3
+"""Lenslets to each side that a plane is mixed of at least: light is spread by diffraction, too."""
 
 
 class PlainStem(nn.Module):
@@ -58,15 +60,18 @@ class LensletStem(nn.Module):
         Pixels along y and x under each lenslet, n.
     depth
         Planes.
+    step
+        Lenslets by which neighbouring views shift per plane, to begin with.
     """
 
-    def __init__(self, views: int, depth: int) -> None:
+    def __init__(self, views: int, depth: int, step: float) -> None:
         super().__init__()
         self.views, self.depth = views, depth
-        self.mix = nn.Conv2d(views**2, depth, 2 * SHIFT + 1, padding=SHIFT)
-        self.reach: Triple = (0, SHIFT, SHIFT)
+        far = max(NEAR, math.ceil(abs(step) * (views - 1) / 2 * (depth - 1) / 2))
+        self.mix = nn.Conv2d(views**2, depth, 2 * far + 1, padding=far)
+        self.reach: Triple = (0, far, far)
         with torch.no_grad():
-            self.mix.weight.copy_(_shift_and_add(views, depth))
+            self.mix.weight.copy_(_shift_and_add(views, depth, step, far))
             assert self.mix.bias is not None
             self.mix.bias.zero_()
 
@@ -89,17 +94,12 @@ class LensletStem(nn.Module):
         return volume[:, None]
 
 
-def _shift_and_add(views: int, depth: int) -> Tensor:
+def _shift_and_add(views: int, depth: int, step: float, far: int) -> Tensor:
     """Return the kernel_DVYX by which plane d is the mean of all views, each shifted by its angle times the depth."""
-    kernel = torch.zeros(depth, views**2, 2 * SHIFT + 1, 2 * SHIFT + 1)
-    angles = torch.linspace(-1, 1, views)
-    slopes = torch.linspace(-1, 1, depth) if depth > 1 else torch.zeros(1)
-    for d, slope in enumerate(slopes.tolist()):
-        for i, v in enumerate(angles.tolist()):
-            for j, u in enumerate(angles.tolist()):
-                y, x = SHIFT * (1 + slope * v), SHIFT * (1 + slope * u)
-                for row in (int(y), min(int(y) + 1, 2 * SHIFT)):
-                    for column in (int(x), min(int(x) + 1, 2 * SHIFT)):
-                        share = max(0.0, 1 - abs(y - row)) * max(0.0, 1 - abs(x - column))
-                        kernel[d, views * i + j, row, column] = share / views**2
-    return kernel
+    angles = torch.arange(views) - (views - 1) / 2
+    depths = step * (torch.arange(depth) - (depth - 1) / 2)
+    places = torch.arange(-far, far + 1)
+    # Of plane, view and lenslet along one axis: two lenslets near where the view shows the plane share the weight.
+    share = (1 - (depths[:, None, None] * angles[:, None] - places).abs()).clamp(min=0)
+    kernel = share[:, :, None, :, None] * share[:, None, :, None, :] / views**2
+    return kernel.flatten(1, 2)

@@ -38,7 +38,8 @@ class RestorationSpec(Spec):
     Attributes
     ----------
     loss
-        ``log_l2`` (what a mean of PSNR asks for), ``l2``, ``l1``, ``charbonnier`` or ``ssim``.
+        ``log_l2`` (what a mean of PSNR asks for), ``fitted`` (the same, after a line of least squares between what is
+        found and the target), ``l2``, ``l1``, ``charbonnier`` or ``ssim``.
     channels
         Of the target; 0: as many as the training targets show.
     published
@@ -270,10 +271,15 @@ class LightFieldSpec(RestorationSpec):
         Pixels along y and x under each lenslet: views of the volume.
     depth
         Output planes.
+    step
+        Lenslets by which neighbouring views shift per plane, where training begins; negative: depth runs the other way.
     """
 
+    # How bright a volume is that shines through all its planes at once, its image does not tell.
+    loss: LossName = "fitted"
     views: int = Field(default=11, ge=2, le=40)
     depth: int = Field(default=16, ge=1)
+    step: float = Field(default=0.08, ge=-1, le=1)
 
 
 class LightField(Restoration):
@@ -283,7 +289,7 @@ class LightField(Restoration):
 
     def own_stem(self) -> nn.Module:
         """Return a stem that makes a first volume of the views."""
-        return LensletStem(self.spec.views, self.spec.depth)
+        return LensletStem(self.spec.views, self.spec.depth, self.spec.step)
 
     def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that gives all planes."""
