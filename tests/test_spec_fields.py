@@ -191,7 +191,8 @@ def _instances(field: str, value: Any) -> Any:
 
 
 RESTORING = {
-    "RestorationSpec": "deblur",
+    "RestorationSpec": "project",
+    "DeblurSpec": "deblur",
     "DenoiseSpec": "denoise",
     "SuperResolveSpec": "super_resolve",
     "IsotropicSpec": "isotropic",
@@ -409,6 +410,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
         for task, field, value in (
             ("RestorationSpec", "loss", "l1"),
             ("RestorationSpec", "published", {"task": "denoise"}),
+            ("DeblurSpec", "published", {"task": "denoise"}),
             ("DenoiseSpec", "published", {"task": "super_resolve"}),
             ("DenoiseSpec", "planes", 5),
             ("DenoiseSpec", "smeared", 1.0),

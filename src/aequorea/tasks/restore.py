@@ -199,8 +199,17 @@ class Denoise(Restoration):
         return AddingHead(layout.channels[0], layout.strides[0], self.outputs, planes=self.spec.planes)
 
 
+class DeblurSpec(RestorationSpec):
+    """Recipe of :class:`Deblur`."""
+
+    # How much brighter than its blurred image a specimen is depends on the blur, which is not known.
+    loss: LossName = "fitted"
+
+
 class Deblur(Restoration):
     """Blur taken out, on the same grid."""
+
+    Spec = DeblurSpec
 
 
 class SuperResolveSpec(RestorationSpec):
