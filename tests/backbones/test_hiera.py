@@ -103,6 +103,15 @@ def test_a_plane_is_a_thin_volume() -> None:
     ]
 
 
+@torch.inference_mode()
+def test_no_grid_of_two_voxels_shows() -> None:
+    net = body()
+    net.decoder.kernel.zero_()  # what comes from the tokens alone
+    steps = net(torch.rand(1, 1, 64, 64, 64), None)[0].diff(dim=4).abs()
+    inside, between = steps[..., ::2].mean(), steps[..., 1::2].mean()
+    assert 0.8 < between / inside < 1.25
+
+
 def test_windows_lie_anywhere_in_training() -> None:
     net = body().train()
     x = torch.randn(2, 1, 16, 128, 128)

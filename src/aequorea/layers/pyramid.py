@@ -1,8 +1,8 @@
 """A light decoder: from coarse tokens and the image to a pyramid down to single voxels.
 
-Tokens come in through linear maps; coarse levels are upsampled trilinearly, so that the grid of the tokens does not
-show. Full resolution has one convolution of the image and no other, so that structures of one voxel survive at a tenth
-of what a full level would cost; to it the level of two voxels is added as it is.
+Tokens come in through linear maps; levels are upsampled trilinearly, so that neither the grid of the tokens nor that of
+two voxels shows. Full resolution has one convolution of the image and no other, so that structures of one voxel survive
+at a tenth of what a full level would cost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aequorea.layers.conv import ConvUnit, Pointwise, Residual, convolve_image
-from aequorea.layers.upsample import add_upsampled, trilinear
+from aequorea.layers.upsample import trilinear
 from aequorea.volume import Triple
 
 FINE = 16
@@ -70,7 +70,5 @@ class PyramidDecoder(nn.Module):
             coarse = self.between(trilinear(coarse, [n // s for n, s in zip(image.shape[2:], strides[1])]))
             levels.insert(0, coarse)
         fine = convolve_image(image, self.kernel, self.roles, self.bias)
-        fine = add_upsampled(fine, coarse, strides[1])
-        # Not in place: of a view that would copy every gradient.
-        levels.insert(0, F.relu(fine))
+        levels.insert(0, F.relu(fine + trilinear(coarse, image.shape[2:])))
         return levels
