@@ -442,6 +442,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "FinetuneSpec.train": (partial(_finetune, "train"), {**TRAIN.plain(), "seed": 3}),
     "FinetuneSpec.patch": (partial(_finetune, "patch"), (4, 16, 16)),
     "FinetuneSpec.held_out": (partial(_finetune, "held_out"), 0.5),
+    "FinetuneSpec.brightness": (partial(_finetune, "brightness"), 0.4),
     "FinetuneSpec.head": (partial(_finetune, "head"), "forest"),
     "PredictSpec.region": (partial(_predict, "region"), "0:5,10:40,10:40"),
     "PredictSpec.halo": (partial(_predict, "halo"), (0, 0, 0)),

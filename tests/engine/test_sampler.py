@@ -82,7 +82,7 @@ def test_noise_is_smeared_in_a_share_of_the_samples_and_stays_as_strong() -> Non
     one = Pair(from_array(image), from_array(target[None]), tiling)
     drawn = {}
     for share in (0.0, 0.5):
-        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, False, unmirrored=(1,), smeared=share)
+        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, 0.0, unmirrored=(1,), smeared=share)
         drawn[share] = [sampler(n) for n in range(40)]
     alike = []
     for plain, smeared in zip(*drawn.values()):

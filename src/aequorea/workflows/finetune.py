@@ -29,7 +29,7 @@ from aequorea.engine.inference import default_device, resolve_precision
 from aequorea.engine.memory import capped, foresee, limited, most_resident, require, resident
 from aequorea.engine.predict import PASS_BYTES, halo_error, normalised, predict_whole, voxel_bytes
 from aequorea.engine.probe import BLOCK, fit_head, linear_map, sample_features
-from aequorea.engine.sampler import Pair, Sampler
+from aequorea.engine.sampler import BRIGHTNESS, Pair, Sampler
 from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import Outcome, TrainSpec, process, step_bytes, train
 from aequorea.errors import DataError, SpecError
@@ -80,6 +80,9 @@ class FinetuneSpec(Spec):
         Share of the groups that is kept for scores, thresholds and the choice between backbones; 0: none.
     head
         Of a backbone that does not train: ``logistic`` or ``forest`` (needs scikit-learn).
+    brightness
+        How much the brightness of samples is varied (standard deviation of its logarithm), where it is not what is
+        asked for. More makes up for crops that are brighter than the depth of the volume.
     """
 
     task: dict[str, Any]
@@ -90,6 +93,7 @@ class FinetuneSpec(Spec):
     patch: Triple | None = None
     held_out: float = Field(default=0.25, ge=0, lt=1)
     head: Literal["logistic", "forest"] = "logistic"
+    brightness: float = Field(default=BRIGHTNESS, ge=0)
 
 
 @dataclass(frozen=True)
@@ -351,7 +355,7 @@ def _fit(
         source.task.strata,
         patch,
         spec.train.seed,
-        dimmed=source.task.annotation != "image",
+        brightness=spec.brightness if source.task.annotation != "image" else 0.0,
         unmirrored=getattr(source.task, "unmirrored", ()),
         smeared=getattr(source.task.spec, "smeared", 0.0),
     )
