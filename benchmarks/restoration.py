@@ -29,37 +29,26 @@ import json
 import os
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from aequorea.annotations import TargetImage
-from aequorea.engine.train import TrainSpec
-from aequorea.scores.restoration import psnr
 from aequorea.signal.degrade import DegradeSpec, pair
 from aequorea.signal.degrade_unseen import UNSEEN
-from aequorea.signal.restore import Classical, choose
 from aequorea.signal.structures import TRAIN_KINDS, structure
 from aequorea.signal.structures_unseen import TEST_KINDS
 from aequorea.signal.structures_unseen import UNSEEN as OTHER
-from aequorea.volume import Spacing, from_array
-from aequorea.workflows.dataset import Item
-from aequorea.workflows.finetune import FinetuneSpec, finetune
+from aequorea.volume import Spacing
 from aequorea.workflows.open import open as open_volume
+from arms import Budget, Field, Image, Restore, by_network, classical, decibels, stack, trained
 
-Image = NDArray[Any]
 SIGMAS = (0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
 SPLITS = 3
-TRIED = 24
-"""Steps whose time says how many fit."""
 SPACING: Spacing = (0.3, 0.1, 0.1)
 SPECIMENS, TESTED = 96, 20
 CLASSICAL = {
@@ -72,94 +61,30 @@ CLASSICAL = {
 }
 
 
-@dataclass(frozen=True)
-class Field:
-    """An image, what it should be, and the specimen it is of."""
-
-    name: str
-    image: Image
-    truth: Image
-    group: str
-    spacing: Spacing | None = None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a network may take: seconds of one thread, or so many steps."""
-
-    seconds: float
-    steps: int | None = None
-
-
-def decibels(found: Image, truth: Image) -> float:
-    return psnr(found.astype(np.float64), truth.astype(np.float64), fit=True)
-
-
 def oracle(field: Field) -> float:
     """Return PSNR of the best Gaussian, chosen on the truth."""
     image = field.image.astype(np.float64)
     return max(decibels(ndimage.gaussian_filter(image, s), field.truth) for s in SIGMAS)
 
 
-def network(
-    task: dict[str, Any], fields: Sequence[Field], budget: Budget, seed: int, arm: str
-) -> tuple[Callable[[Field], Image], float, int]:
+def network(part: Part, budget: Budget, arm: str) -> tuple[Restore, float, int]:
     """Return a network trained for so much processor time, that time and its steps."""
-    items = [
-        Item(f.name, from_array(f.image, f.spacing), TargetImage(from_array(f.truth)), f.group)
-        for f in fields
-    ]
-
-    def run(steps: int) -> tuple[Any, float]:
-        spec = FinetuneSpec(
-            task=task,
-            backbone=ARMS[arm],
-            held_out=0,
-            patch=PATCHES.get(arm),
-            train=TrainSpec(steps=steps, seed=seed, evaluate_every=steps, precision="float32"),
-        )
-        at = time.process_time()
-        with tempfile.TemporaryDirectory() as folder:
-            return finetune(items, Path(folder) / "run", spec).model, time.process_time() - at
-
-    steps = budget.steps
-    if steps is None:
-        run(1)  # what is kept of files and structures is there from now on
-        begun = run(1)[1]
-        step = (run(TRIED)[1] - begun) / (TRIED - 1)
-        steps = max(1, int(0.93 * (budget.seconds - begun) / max(step, 1e-3)))
-    model, spent = run(steps)
-
-    def restore(field: Field) -> Image:
-        result = model.predict(field.image, field.spacing, precision="float32")
-        return result.layers["restored"].read()[0]
-
-    return restore, spent, steps
+    model, spent, steps = trained(
+        part.task, part.train, budget, seed=part.seed, backbone=ARMS[arm], patch=PATCHES.get(arm)
+    )
+    return by_network(model), spent, steps
 
 
-def classical(
-    name: str, fields: Sequence[Field], linear: bool = False
-) -> tuple[Callable[[Field], Image], float, dict[str, Any]]:
-    """Return a classical method with the parameters that are best for training fields."""
-    at = time.process_time()
-    pairs = [(_stack(f.image), _stack(f.truth)) for f in fields]
+def rival(name: str, part: Part, linear: bool) -> tuple[Restore, float, dict[str, Any]]:
+    """Return a classical method with the parameters that are best for training fields, its time, and them."""
+    first = part.train[0]
+    before, after = stack(first.image).shape, stack(first.truth).shape
     fixed: dict[str, Any] | None = None
     if name == "back_projection":
-        fixed = {"planes": pairs[0][1].shape[0], "side": VIEWS, "factor": VIEWS}
+        fixed = {"planes": after[0], "side": VIEWS, "factor": VIEWS}
     if name.startswith("interpolation"):
-        fixed = {"factor": max(b // a for a, b in zip(pairs[0][0].shape, pairs[0][1].shape))}
-    grid = {"order": (1,)} if linear else None
-    chosen = choose(name, pairs, decibels, spacing=fields[0].spacing, fixed=fixed, grid=grid)
-    method = Classical(name, {**(fixed or {}), **chosen})
-    return (
-        lambda field: method.predict(_stack(field.image), field.spacing),
-        time.process_time() - at,
-        {k: float(v) for k, v in chosen.items()},
-    )
-
-
-def _stack(image: Image) -> Image:
-    return (image if image.ndim == 3 else image[None]).astype(np.float32)
+        fixed = {"factor": max(b // a for a, b in zip(before, after))}
+    return classical(name, part.train, fixed=fixed, grid={"order": (1,)} if linear else None)
 
 
 # What is restored
@@ -380,14 +305,14 @@ def run(name: str, part: Part, arm: str, budget: Budget) -> list[dict[str, Any]]
     """Return a row for each tested field."""
     about: dict[str, Any] = {}
     if arm in ARMS:
-        restore, spent, about["steps"] = network(part.task, part.train, budget, part.seed, arm)
+        restore, spent, about["steps"] = network(part, budget, arm)
     else:
-        restore, spent, about["parameters"] = classical(arm, part.train, linear=name == "planes")
+        restore, spent, about["parameters"] = rival(arm, part, linear=name == "planes")
     rows = []
     for field in part.test:
-        found = restore(field).reshape(_stack(field.truth).shape)
+        found = restore(field).reshape(stack(field.truth).shape)
         row = {"part": name, "cell": part.name, "arm": arm, "field": field.name, "cpu_s": round(spent, 1)}
-        truth = _stack(field.truth)
+        truth = stack(field.truth)
         if name == "planes":
             found, truth = (left_out(volume, part.task["factor"]) for volume in (found, truth))
         row["psnr"] = decibels(found, truth)
