@@ -129,7 +129,7 @@ class ItemClass:
 def scaled_region(region: Region, size: Triple, own: Triple) -> Region:
     """Return the region on a grid of ``own`` voxels that covers ``region`` of a grid of ``size`` voxels.
 
-    An axis of length 1 on the own grid (projection) is kept whole.
+    An axis that is covered as a whole, or has length 1 on the own grid (projection), is kept whole.
 
     Raises
     ------
@@ -138,8 +138,8 @@ def scaled_region(region: Region, size: Triple, own: Triple) -> Region:
     """
     start, stop = [], []
     for a, b, n, m in zip(region.start, region.stop, size, own):
-        if m == 1:
-            a, b = 0, 1
+        if m == 1 or (a, b) == (0, n):
+            a, b = 0, m
         elif m % n == 0:
             a, b = a * (m // n), b * (m // n)
         elif n % m == 0 and a % (n // m) == 0 and b % (n // m) == 0:
@@ -152,5 +152,6 @@ def scaled_region(region: Region, size: Triple, own: Triple) -> Region:
 
 
 def _steps(size: Triple, own: Triple) -> Triple:
-    z, y, x = (n if m == 1 else max(1, n // m) for n, m in zip(size, own))
+    # Where a voxel of neither grid is a whole number of the other's, only the whole axis can be had of both.
+    z, y, x = (n if m == 1 or (m % n and n % m) else max(1, n // m) for n, m in zip(size, own))
     return z, y, x

@@ -12,11 +12,12 @@ import pytest
 import tifffile
 import torch
 
+from aequorea.annotations import TargetImage
 from aequorea.cli import main
 from aequorea.errors import DataError, SpecError
 from aequorea.model import load
 from aequorea.signal.intensity import measure
-from aequorea.volume import Region
+from aequorea.volume import Region, from_array
 from aequorea.workflows.dataset import Item, dataset
 from aequorea.workflows.finetune import FinetuneSpec, finetune, patch_size
 from aequorea.workflows.splits import split_groups
@@ -377,3 +378,14 @@ def test_repainted_labels_are_other_data(tmp_path: Path) -> None:
     labels[-1, -1, -1] = labels[-1, -1, -1] == 0
     with pytest.raises(DataError, match="other images or labels"):
         finetune([item(image, labels, "a")], tmp_path, recipe(backbone="filters"))
+
+
+def test_target_on_a_grid_of_its_own(tmp_path: Path) -> None:
+    """A target whose voxels are no multiple of the image's is refused by name, with the size that is wanted."""
+    light_field = from_array(np.random.default_rng(0).random((1, 16, 16), np.float32))
+    volume = TargetImage(from_array(np.zeros((3, 5, 5), np.float32)))
+    spec = FinetuneSpec.parse(
+        {"task": {"name": "light_field", "views": 4, "depth": 3}, "backbone": {"name": "unet"}}
+    )
+    with pytest.raises(DataError, match=r"vesicle: the image has \(3, 5, 5\) .* gives \(3, 16, 16\)"):
+        finetune([Item("vesicle", light_field, volume, "vesicle")], tmp_path / "run", spec)
