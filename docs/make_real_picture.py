@@ -56,7 +56,7 @@ def main() -> None:
         kept(
             "dna_simulated",
             "nucleus",
-            (".identity", ".richardson_lucy_optics", ".unet", ""),
+            (".identity", ".richardson_lucy", ".unet", ""),
             ("Wide field (x, z)", "richardson lucy", "aequorea", "Confocal"),
         ),
         kept(
