@@ -173,7 +173,7 @@ def points(data: Path, number: int) -> Cell:
     truth = ndimage.gaussian_filter(truth, 1.5)  # their places are known to a voxel
 
     def score(found: Image, test: Field) -> Scores:
-        light = np.clip(found, 0, None).astype(np.float64)
+        light = np.clip(found - np.median(found), 0, None).astype(np.float64)
         return {
             **scores(found, test.truth, "extremes"),
             "near_points": float(light[near].sum() / light.sum()),
@@ -203,7 +203,6 @@ def dna(data: Path, number: int, simulated: bool) -> Cell:
     both = open_volume(path)
     (confocal, wide), spacing = both.read(), both.spacing
     assert spacing is not None
-    wide = above_dark(wide)
     train = [Field("planes 0 to 21", wide[:SPLIT], confocal[:SPLIT], "nucleus", spacing)]
     if simulated:
         optics = OpticsSpec(kinds=("widefield",), na=(0.4, 0.8), wavelength=(0.44, 0.48))
@@ -212,9 +211,8 @@ def dna(data: Path, number: int, simulated: bool) -> Cell:
         for n in range(number):
             rng = np.random.default_rng(n)
             truth = nucleus((45, 96, 96), spacing, rng, n)
-            seen, wanted = pair("deblur", truth, spacing, recipe, rng)
-            train.append(Field(str(n), above_dark(seen), wanted, str(n), spacing))
-    kernel = psf(PsfSpec(na=0.6, wavelength=0.46), spacing, (2 * len(wide) - 1, 49, 49))
+            train.append(Field(str(n), *pair("deblur", truth, spacing, recipe, rng), str(n), spacing))
+    kernel = psf(PsfSpec(na=0.6, wavelength=0.46), spacing, (33, 33, 33))
 
     def score(found: Image, test: Field) -> Scores:
         found, truth = found[SPLIT:], test.truth[SPLIT:]
@@ -228,17 +226,12 @@ def dna(data: Path, number: int, simulated: bool) -> Cell:
         {
             "identity": Rival("identity"),
             "gaussian": Rival("gaussian"),
-            "richardson_lucy": Rival("richardson_lucy", {"psf": kernel}, {"iterations": (10, 30, 100)}),
+            "richardson_lucy": Rival("richardson_lucy", {"psf": kernel}, {"iterations": (5, 20, 50)}),
             "wiener": Rival("wiener", {"psf": kernel}, {"noise": (1e-3, 1e-2, 1e-1)}),
         },
         score,
         lambda found: found[:, 65],
     )
-
-
-def above_dark(image: Image) -> Image:
-    """Return an image without the camera's offset, which Richardson-Lucy would take for light."""
-    return np.maximum(image - np.percentile(image, 0.5), 0).astype(np.float32)
 
 
 def nucleus(size: Triple, spacing: Spacing, rng: np.random.Generator, seed: int) -> Image:

@@ -60,7 +60,7 @@ def main() -> None:
             ("Wide field (x, z)", "richardson lucy", "aequorea", "Confocal"),
         ),
         kept(
-            "coarse_nuclei",
+            "coarse_membrane",
             "stack",
             ("", ".interpolation_z", ".unet"),
             ("Stack (x, z)", "interpolation", "aequorea"),
