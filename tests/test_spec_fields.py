@@ -125,7 +125,7 @@ def _restore_many(field: str, value: Any) -> Any:
         return objective.shares
     patch = np.random.default_rng(0).random((1, 16, 44, 44), np.float32)
     made = objective.prepare(patch, np.random.default_rng(2), {"spacing": None})
-    return {name: array.shape for name, array in made.items()}
+    return {name: array.tobytes() for name, array in made.items()}
 
 
 def _filters(field: str, value: Any) -> Any:
@@ -384,10 +384,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     },
     "RestoreManySpec.tasks": (partial(_restore_many, "tasks"), {"deblur": 1.0}),
     "RestoreManySpec.temperature": (partial(_restore_many, "temperature"), 9.0),
-    "RestoreManySpec.views": (partial(_restore_many, "views"), 4),
-    "RestoreManySpec.depth": (partial(_restore_many, "depth"), 4),
-    "RestoreManySpec.factor": (partial(_restore_many, "factor"), 3),
-    "RestoreManySpec.planes": (partial(_restore_many, "planes"), 2),
+    "RestoreManySpec.degrade": (partial(_restore_many, "degrade"), {"camera": {"gain": (9.0, 9.0)}}),
     "UNetSpec.size": (partial(_unet, "size"), "small"),
     "UNetSpec.levels": (partial(_unet, "levels"), 2),
     "FiltersSpec.scales": (partial(_filters, "scales"), (1.0,)),

@@ -206,7 +206,8 @@ class Objective(Protocol):
     but not run it, since it is being trained); ``residuals(backbone, batch, spacing)`` returns sums of
     squared errors for each sample, of the network and of its rivals, for the table of held-out volumes;
     ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report. One that trains tasks returns
-    (task, stem, head) by name from ``trained()``: with the body they are saved as models beside it.
+    (task, network) by name from ``models(backbone, batches)``, batches being more of what it was trained on, each with
+    its spacing: they are saved beside the body.
     """
 
     Spec: ClassVar[type[Spec]]

@@ -63,7 +63,7 @@ def test_heads_of_other_tasks_are_not_touched() -> None:
 
 
 def test_every_task_trains_and_is_saved_as_a_model(tmp_path: Path) -> None:
-    words = {"name": "restore_many", "tasks": dict.fromkeys(ALL, 1.0), "views": 4, "depth": 8}
+    words = {"name": "restore_many", "tasks": dict.fromkeys(ALL, 1.0), "degrade": {"views": 4, "depth": 8}}
     spec = PretrainSpec(
         objectives=(WeightedObjective(objective=words),),
         backbone={"name": "unet", "levels": 2},
@@ -72,14 +72,17 @@ def test_every_task_trains_and_is_saved_as_a_model(tmp_path: Path) -> None:
     )
     images = [from_array(nuclei(n, (16, 48, 48))[0], (0.5, 0.2, 0.2)) for n in (1, 2, 3)]
     done = pretrain(images, tmp_path / "run", spec, say=lambda line: None)
-    body = load(tmp_path / "run" / "denoise.safetensors").network.backbone.state_dict()
+    body = dict(load(tmp_path / "run" / "denoise.safetensors").network.backbone.named_parameters())
+    means = []
     for name in ALL:
         model = load(tmp_path / "run" / f"{name}.safetensors")
-        own = model.network.backbone.state_dict()
+        own = dict(model.network.backbone.named_parameters())
         assert all(torch.equal(own[k], body[k]) for k in body)
+        means.append(model.network.backbone.embed_norm.running_mean)
         image = nuclei(4, (16, 48, 48))[0]
         restored = model.predict(image[:1] if name == "light_field" else image).layers["restored"]
         assert restored.dtype == np.uint16 and np.isfinite(restored.read()).all()
+    assert not torch.allclose(means[0], means[3]), "normalisations know the images of their own task"
     assert done.path.exists()
 
 

@@ -10,7 +10,9 @@ After Ma et al., "Pretraining a foundation model for generalizable fluorescence 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from aequorea.errors import SpecError, nearest
 from aequorea.layers.network import Network
+from aequorea.layers.norm import settle
 from aequorea.registry import build, names
 from aequorea.signal.degrade import TASKS, DegradeSpec, grids, pair
 from aequorea.signal.structures import TRAIN_KINDS, structure
@@ -44,16 +47,13 @@ class RestoreManySpec(Spec):
         Restorations that are learnt, and how much there is of each: ``{"denoise": 1.0, ...}``.
     temperature
         Shares are raised to 1/T: at 1 tasks come as often as their share, the larger the more alike.
-    views, depth, factor, planes
-        Of light fields (pixels under a lenslet, planes of the volume), super-resolution and isotropic reconstruction.
+    degrade
+        The simulated microscopes, and what tasks ask of them: ``{"camera": {"photons": [5, 50]}, "planes": 8}``.
     """
 
     tasks: dict[str, PositiveFloat] = Field(default=dict.fromkeys(DEFAULT, 1.0), min_length=1)
     temperature: PositiveFloat = 2.0
-    views: int = Field(default=5, ge=2)
-    depth: int = Field(default=8, ge=1)
-    factor: int = Field(default=2, ge=2, le=4)
-    planes: int = Field(default=4, ge=2, le=8)
+    degrade: DegradeSpec = DegradeSpec()
 
     @field_validator("tasks")
     @classmethod
@@ -73,18 +73,16 @@ class RestoreMany(nn.Module):
     def __init__(self, spec: RestoreManySpec) -> None:
         super().__init__()
         self.spec = spec
+        made = spec.degrade
         words: dict[str, dict[str, Any]] = {
-            "super_resolve": {"factor": spec.factor},
-            "isotropic": {"factor": spec.planes},
-            "light_field": {"views": spec.views, "depth": spec.depth},
+            "super_resolve": {"factor": made.undersampling},
+            "isotropic": {"factor": made.planes},
+            "light_field": {"views": made.views, "depth": made.depth},
         }
         # Losses of all tasks are of one size, so that none drowns the others.
         self.tasks = {
             name: build("tasks", {"name": name, "channels": 1, **words.get(name, {})}) for name in spec.tasks
         }
-        self.degrading = DegradeSpec.parse(
-            {"undersampling": spec.factor, "planes": spec.planes, "views": spec.views, "depth": spec.depth}
-        )
         share = np.array(list(spec.tasks.values())) ** (1 / spec.temperature)
         self.shares: dict[str, float] = dict(zip(spec.tasks, (share / share.sum()).tolist()))
         self.stems = nn.ModuleDict({name: task.stem() for name, task in self.tasks.items()})
@@ -113,9 +111,9 @@ class RestoreMany(nn.Module):
         chosen = usable[int(rng.choice(len(usable), p=shares / shares.sum()))]
         made: dict[str, Array] = {"task": np.array(list(self.tasks).index(chosen))}
         for name in usable:
-            image, target = (grid.size for grid in grids(name, truth.shape, spacing, self.degrading))
+            image, target = (grid.size for grid in grids(name, truth.shape, spacing, self.spec.degrade))
             if name == chosen:
-                seen, wanted = pair(name, truth, spacing, self.degrading, rng)
+                seen, wanted = pair(name, truth, spacing, self.spec.degrade, rng)
                 low, high = np.percentile(seen, (LOW, HIGH))
                 span = max(float(high - low), 1e-6)
                 made[f"{name} image"] = ((seen - low) / span).astype(np.float32)[None]
@@ -127,11 +125,12 @@ class RestoreMany(nn.Module):
 
     def _fits(self, name: str, size: Any) -> bool:
         z, y, x = size
+        made = self.spec.degrade
         enough: dict[str, bool] = {
-            "super_resolve": min(y, x) >= 4 * self.spec.factor,
-            "isotropic": z >= 2 * self.spec.planes,
+            "super_resolve": min(y, x) >= 4 * made.undersampling,
+            "isotropic": z >= 2 * made.planes,
             "project": z >= 4,
-            "light_field": z >= self.spec.depth and min(y, x) >= 4 * self.spec.views,
+            "light_field": z >= made.depth and min(y, x) >= 4 * made.views,
         }
         return enough.get(name, True)
 
@@ -152,9 +151,27 @@ class RestoreMany(nn.Module):
                 losses[name] = loss * count / len(of_task)
         return losses
 
-    def trained(self) -> dict[str, tuple[Any, nn.Module, nn.Module]]:
-        """Return task, stem and head by the task's name, for models with the body."""
-        return {name: (task, self.stems[name], self.heads[name]) for name, task in self.tasks.items()}
+    def models(
+        self, backbone: nn.Module, batches: Sequence[tuple[dict[str, Tensor], Spacing | None]]
+    ) -> dict[str, tuple[Any, Network]]:
+        """Return task and network by the task's name.
+
+        Each has a copy of the body, whose normalisations know the images of that task: those of training averaged over
+        all of them, and with these statistics an image is none that the body has ever seen.
+        """
+        made = {}
+        for number, (name, task) in enumerate(self.tasks.items()):
+            network = Network(self.stems[name], copy.deepcopy(backbone), self.heads[name])
+            chosen = [(batch, spacing, batch["task"] == number) for batch, spacing in batches]
+            passes = [
+                partial(network, batch[f"{name} image"][of_task], network.body_spacing(spacing))
+                for batch, spacing, of_task in chosen
+                if of_task.any()
+            ]
+            if passes:
+                settle(network, passes)
+            made[name] = (task, network)
+        return made
 
     def after_step(self, step: int) -> None:
         """Do nothing."""

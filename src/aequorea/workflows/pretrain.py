@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from aequorea.engine.blocks import SIDE, BlockSampler, Source, cut
 from aequorea.engine.durable import write_file
 from aequorea.engine.memory import capped, foresee, limited
-from aequorea.engine.train import TrainSpec, process, train
-from aequorea.layers.network import Network
+from aequorea.engine.train import TrainSpec, batch_of, process, train
 from aequorea.layers.norm import settle
 from aequorea.model import Model, card_of, save_body
 from aequorea.progress import report as stage_ended
@@ -296,10 +295,13 @@ def _pretrain(
         write_file(run / "summary.json", json.dumps(card, indent=1).encode())
         html = report(objectives, body, rivals, told_of, card, outcome.history)
         write_file(run / "report.html", html.encode())
-        for objective, _ in objectives:
-            for name, (task, stem, head) in getattr(objective, "trained", dict)().items():
-                network = Network(stem, body, head)
-                Model.of(task, network, reference_spacing(images)).save(run / f"{name}.safetensors")
+        device = next(module.parameters()).device
+        for n, (objective, _) in enumerate(objectives):
+            if hasattr(objective, "models"):
+                more = range(spec.train.steps, spec.train.steps + SETTLING)
+                batches = [_further(sample, spec.train.batch, n, step, device) for step in more]
+                for name, (task, network) in objective.models(body, batches).items():
+                    Model.of(task, network, reference_spacing(images)).save(run / f"{name}.safetensors")
         save_body(path, probing["pretrained"], card)
     store.close()
     return _left(run, card, say)
@@ -313,6 +315,15 @@ def _left(run: Path, card: dict[str, Any], say: Callable[[str], None]) -> Pretra
     for line in told(card):
         say(line)
     return Pretrained(run / "body.safetensors", card)
+
+
+def _further(
+    sample: Callable[[int], dict[str, Array]], size: int, n: int, step: int, device: torch.device
+) -> tuple[dict[str, Tensor], Spacing | None]:
+    """Return an objective's batch of a step that was not trained, and its spacing."""
+    batch = batch_of([sample(step * size + i) for i in range(size)])
+    spacing = _spacing(batch.pop("spacing"))
+    return {name: array.to(device) for name, array in _own(batch, n).items()}, spacing
 
 
 def _settle(body: Any, patches: Sequence[tuple[Spacing | None, Array]]) -> None:
