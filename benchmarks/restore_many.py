@@ -168,7 +168,11 @@ def restored(part: Part, arm: str, models: Path, steps: int, rate: float) -> lis
                 start=None if arm == "from scratch" else str(start),
                 held_out=0,
                 train=TrainSpec(
-                    steps=steps, seed=part.seed, learning_rate=rate, evaluate_every=steps, checkpoint_every=steps
+                    steps=steps,
+                    seed=part.seed,
+                    learning_rate=rate,
+                    evaluate_every=steps,
+                    checkpoint_every=steps,
                 ),
             )
             model = finetune(items, Path(folder) / "run", spec).model

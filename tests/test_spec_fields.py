@@ -41,6 +41,7 @@ from aequorea.workflows.dataset import Item
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.predict import PredictSpec, predict
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
+from aequorea.workflows.recorded import named
 from degrade_fields import CHANGES as DEGRADE
 from quick import TRAIN, item, model_file, nuclei, recipe
 
@@ -384,6 +385,10 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     },
     "RestoreManySpec.tasks": (partial(_restore_many, "tasks"), {"deblur": 1.0}),
     "RestoreManySpec.temperature": (partial(_restore_many, "temperature"), 9.0),
+    "RestoreManySpec.pairs": (
+        lambda value: named([changed(RestoreManySpec, "pairs", value)]),
+        {"denoise": "pairs"},
+    ),
     "RestoreManySpec.degrade": (partial(_restore_many, "degrade"), {"camera": {"gain": (9.0, 9.0)}}),
     "UNetSpec.size": (partial(_unet, "size"), "small"),
     "UNetSpec.levels": (partial(_unet, "levels"), 2),

@@ -207,7 +207,8 @@ class Objective(Protocol):
     squared errors for each sample, of the network and of its rivals, for the table of held-out volumes;
     ``pictures(backbone, batch, spacing)`` returns images_B1ZYX by name, for the report. One that trains tasks returns
     (task, network) by name from ``models(backbone, batches)``, batches being more of what it was trained on, each with
-    its spacing: they are saved beside the body.
+    its spacing: they are saved beside the body. One whose recipe has ``pairs``, a dataset by task, gets them (image and
+    target, normalised) with ``take(recorded, patches)``.
     """
 
     Spec: ClassVar[type[Spec]]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from aequorea import checks
 from aequorea.backbones.unet import UNet, UNetSpec
+from aequorea.engine.pieces import Recorded
 from aequorea.engine.train import TrainSpec
-from aequorea.errors import SpecError
+from aequorea.errors import DataError, SpecError
 from aequorea.model import load
 from aequorea.objectives.restore_many import RestoreMany, RestoreManySpec
 from aequorea.volume import from_array
@@ -98,3 +100,77 @@ def test_without_volumes_structures_are_simulated(tmp_path: Path) -> None:
 def test_unknown_tasks_are_refused_with_the_nearest() -> None:
     with pytest.raises(SpecError, match="denoise"):
         RestoreManySpec.parse({"tasks": {"denoize": 1.0}})
+
+
+def recorded_folder(folder: Path, size: tuple[int, int, int], target: tuple[int, int, int]) -> Path:
+    """Write two pairs whose images and targets hold one value each, far from all that is made."""
+    for place in ("images", "targets"):
+        (folder / place).mkdir(parents=True)
+    for n in range(2):
+        image, _ = nuclei(n + 1, (16, 48, 48))
+        cut = image[: size[0], : size[1], : size[2]]
+        tifffile.imwrite(folder / "images" / f"{n}.tif", cut, metadata={"axes": "ZYX"})
+        factor = [t // s for t, s in zip(target, size)]
+        fine = np.kron(cut, np.ones(factor)).astype(np.uint16)
+        tifffile.imwrite(folder / "targets" / f"{n}.tif", 3 * fine + 100, metadata={"axes": "ZYX"})
+    return folder
+
+
+def recipe(pairs: dict[str, str], **words: object) -> PretrainSpec:
+    objective = {"name": "restore_many", "tasks": dict.fromkeys(pairs, 1.0), "pairs": pairs, **words}
+    return PretrainSpec(
+        objectives=(WeightedObjective(objective=objective),),
+        backbone={"name": "unet", "levels": 2},
+        train=TrainSpec(steps=2, batch=4),
+        patch=(8, 32, 32),
+        held_out=0,
+    )
+
+
+def test_every_second_sample_is_of_recorded_pairs_where_there_are_any() -> None:
+    objective = RestoreMany(RestoreManySpec(tasks={"denoise": 1.0}, pairs={"denoise": "anywhere"}))
+    image = from_array(np.full((16, 48, 48), 7.0, np.float32))
+    target = from_array(np.full((16, 48, 48), 5.0, np.float32))
+    objective.take({"denoise": [(image, target)]}, [(8, 32, 32)])
+    patch = np.random.default_rng(0).random((1, 8, 32, 32), np.float32)
+    made = [objective.prepare(patch, np.random.default_rng(n)) for n in range(100)]
+    recorded = [one for one in made if (one["denoise image"] == 7).all()]
+    assert 35 < len(recorded) < 65
+    assert all((one["denoise target"] == 5).all() for one in recorded)
+    planes = objective.prepare(patch[:, :1], np.random.default_rng(0))
+    assert planes["denoise image"].shape == (1, 1, 32, 32), "where no pair fits, pairs are made"
+
+
+def test_pieces_of_image_and_target_are_of_one_place() -> None:
+    """A super-resolved ramp: wherever it is cut and however it is mirrored, target and image say the same place."""
+    fine = np.arange(64 * 64, dtype=np.float32).reshape(1, 64, 64)
+    coarse = fine.reshape(1, 32, 2, 32, 2).mean((2, 4))
+    one = Recorded(from_array(coarse), from_array(fine))
+    for seed in range(20):
+        image, target = one.piece((1, 8, 8), (1, 16, 16), np.random.default_rng(seed))
+        assert np.allclose(target.reshape(1, 1, 8, 2, 8, 2).mean((3, 5)), image)
+
+
+def test_recorded_pairs_are_learnt_from_by_the_whole_verb(tmp_path: Path) -> None:
+    pairs = {
+        "denoise": str(recorded_folder(tmp_path / "noisy", (16, 48, 48), (16, 48, 48))),
+        "super_resolve": str(recorded_folder(tmp_path / "coarse", (16, 24, 24), (16, 48, 48))),
+    }
+    spec = recipe(pairs)
+    images = [from_array(nuclei(3, (16, 48, 48))[0], (0.5, 0.2, 0.2))]
+    assert pretrain(images, tmp_path / "run", spec, say=lambda line: None).path.exists()
+    tifffile.imwrite(tmp_path / "noisy" / "targets" / "0.tif", np.zeros((16, 48, 48), np.uint16))
+    with pytest.raises(DataError, match=r"pairs denoise .* has changed"):
+        pretrain(images, tmp_path / "run", spec, say=lambda line: None)
+
+
+def test_recorded_pairs_that_fit_nothing_are_refused(tmp_path: Path) -> None:
+    images = [from_array(nuclei(3, (16, 48, 48))[0], (0.5, 0.2, 0.2))]
+    same = recorded_folder(tmp_path / "same", (16, 48, 48), (16, 48, 48))
+    with pytest.raises(DataError, match="no pair for super_resolve fits"):
+        pretrain(images, tmp_path / "run", recipe({"super_resolve": str(same)}), say=lambda line: None)
+    flat = recorded_folder(tmp_path / "flat", (1, 48, 48), (1, 48, 48))
+    with pytest.raises(DataError, match="volumes as deep"):
+        pretrain(images, tmp_path / "run", recipe({"denoise": str(flat)}), say=lambda line: None)
+    with pytest.raises(SpecError, match="deblur"):
+        RestoreManySpec.parse({"tasks": {"deblur": 1.0}, "pairs": {"deblurr": "x"}})

@@ -93,13 +93,21 @@ def fields(pairs: list[str], flag: str) -> dict[str, Any]:
 def set_fields(recipes: dict[str, dict[str, Any]], pairs: list[str], default: str = "") -> None:
     """Put the words of ``--set`` into recipes: ``["backbone.size=small"]``; those without a recipe into ``default``.
 
+    Words may lie deeper: ``objective.degrade.camera.gain=[1, 2]``.
+
     Raises
     ------
     SpecError
         If no recipe is called so.
     """
     for path, value in fields(pairs, "--set").items():
-        recipe, _, word = path.rpartition(".")
-        if (recipe or default) not in recipes:
+        first, *words = path.split(".")
+        if not words:
+            first, words = default, [path]
+        if first not in recipes:
+            recipe = path.rpartition(".")[0]
             raise SpecError(f"--set {path}: no recipe is called '{recipe}'; {nearest(recipe, recipes)}")
-        recipes[recipe or default][word] = value
+        place = recipes[first]
+        for word in words[:-1]:
+            place = place.setdefault(word, {})
+        place[words[-1]] = value

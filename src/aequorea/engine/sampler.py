@@ -106,7 +106,7 @@ class Sampler:
         places = np.argwhere(self._kinds(pair.target.read(block)) == stratum)
         centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
-        image, target = _turn(image, target, rng, self._mirrored)
+        image, target = turned(image, target, rng, self._mirrored)
         if self._smeared and rng.random() < self._smeared:
             image = _smear_noise(image, target, rng)
         image = _dim(image, rng, self._brightness) if self._brightness else np.ascontiguousarray(image)
@@ -162,7 +162,7 @@ def _embed(block: Array, inside: Region, wanted: Region, fill: float) -> Array:
     return out
 
 
-def _turn(
+def turned(
     image: Array, target: Array, rng: np.random.Generator, mirrored: Sequence[int] = (1, 2, 3)
 ) -> tuple[Array, Array]:
     """Mirror along axes and swap y and x, image and target alike.

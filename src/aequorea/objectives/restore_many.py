@@ -1,7 +1,8 @@
 """One body for many restorations, from volumes that nobody has pairs of.
 
 Each sample is a pair for one task: a patch of a volume, or a simulated structure where there are no volumes, is seen
-through a simulated microscope (:mod:`aequorea.signal.degrade`). A batch mixes tasks; the body is shared, stem and head
+through a simulated microscope (:mod:`aequorea.signal.degrade`). Where recorded pairs are named for a task, every second
+of its samples is a piece of one of them. A batch mixes tasks; the body is shared, stem and head
 are each task's own, and those that a batch does not use are not touched by its step.
 
 After Ma et al., "Pretraining a foundation model for generalizable fluorescence microscopy-based image restoration"
@@ -13,21 +14,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, field_validator
+from pydantic import Field, PositiveFloat, field_validator, model_validator
 from torch import Tensor, nn
 
-from aequorea.errors import SpecError, nearest
+from aequorea.engine.pieces import Recorded
+from aequorea.errors import DataError, SpecError, nearest
 from aequorea.layers.network import Network
 from aequorea.layers.norm import settle
 from aequorea.registry import build, names
 from aequorea.signal.degrade import TASKS, DegradeSpec, grids, pair
 from aequorea.signal.structures import TRAIN_KINDS, structure
 from aequorea.specs import Spec
-from aequorea.volume import Array, Spacing, Triple
+from aequorea.volume import Array, Spacing, Triple, Volume
 
 DEFAULT = ("denoise", "deblur", "super_resolve", "isotropic")
 UNKNOWN: Spacing = (0.3, 0.1, 0.1)
@@ -47,12 +49,16 @@ class RestoreManySpec(Spec):
         Restorations that are learnt, and how much there is of each: ``{"denoise": 1.0, ...}``.
     temperature
         Shares are raised to 1/T: at 1 tasks come as often as their share, the larger the more alike.
+    pairs
+        Recorded pairs of a task, beside those that are made: ``{"denoise": "my_pairs"}``; folders and CSVs as for
+        fine-tuning.
     degrade
         The simulated microscopes, and what tasks ask of them: ``{"camera": {"photons": [5, 50]}, "planes": 8}``.
     """
 
     tasks: dict[str, PositiveFloat] = Field(default=dict.fromkeys(DEFAULT, 1.0), min_length=1)
     temperature: PositiveFloat = 2.0
+    pairs: dict[str, str] = Field(default={})
     degrade: DegradeSpec = DegradeSpec()
 
     @field_validator("tasks")
@@ -63,6 +69,15 @@ class RestoreManySpec(Spec):
             if name not in known:
                 raise ValueError(f"no restoration is called '{name}'; {nearest(name, known)}")
         return tasks
+
+    @model_validator(mode="after")
+    def _learnt(self) -> Self:
+        for name in self.pairs:
+            if name not in self.tasks:
+                raise ValueError(
+                    f"pairs of '{name}', which is not among the tasks; {nearest(name, self.tasks)}"
+                )
+        return self
 
 
 class RestoreMany(nn.Module):
@@ -87,6 +102,36 @@ class RestoreMany(nn.Module):
         self.shares: dict[str, float] = dict(zip(spec.tasks, (share / share.sum()).tolist()))
         self.stems = nn.ModuleDict({name: task.stem() for name, task in self.tasks.items()})
         self.heads = nn.ModuleDict()
+        self.recorded: dict[str, list[Recorded]] = {}
+
+    def take(self, recorded: dict[str, list[tuple[Volume, Volume]]], patches: Sequence[Triple]) -> None:
+        """Learn from recorded pairs too.
+
+        Parameters
+        ----------
+        recorded
+            Image and target by task, normalised.
+        patches
+            Voxels (z, y, x) of the patches that :meth:`prepare` will be given; empty: of simulated structures.
+
+        Raises
+        ------
+        DataError
+            If none of a task's pairs has a piece of the size that a patch makes.
+        """
+        made = self.spec.degrade
+        for name, pairs in recorded.items():
+            step = (1, made.views, made.views) if name == "light_field" else (1, 1, 1)
+            own = [Recorded(image, target, step, self.tasks[name].unmirrored) for image, target in pairs]
+            sizes = [self._sizes(name, patch) for patch in patches or [SIMULATED] if self._fits(name, patch)]
+            if not any(pair.fits(*size) for pair in own for size in sizes):
+                shown = f"images of {own[0].image.size} with targets of {own[0].target.size}"
+                wanted = " or ".join(f"{image} and {target}" for image, target in sizes) or "none"
+                raise DataError(
+                    f"{self.spec.pairs[name]}: no pair for {name} fits: {shown} where pieces are {wanted} voxels "
+                    "(z, y, x); choose another --patch, volumes as deep as the pairs, or the factor that they have"
+                )
+            self.recorded[name] = own
 
     def survey(
         self, patch: Callable[[Any], Array], backbone: nn.Module, spacing: Spacing | None, rng: Any
@@ -111,8 +156,12 @@ class RestoreMany(nn.Module):
         chosen = usable[int(rng.choice(len(usable), p=shares / shares.sum()))]
         made: dict[str, Array] = {"task": np.array(list(self.tasks).index(chosen))}
         for name in usable:
-            image, target = (grid.size for grid in grids(name, truth.shape, spacing, self.spec.degrade))
-            if name == chosen:
+            image, target = self._sizes(name, truth.shape)
+            recorded = [one for one in self.recorded.get(name, []) if one.fits(image, target)]
+            if name == chosen and recorded and rng.random() < 0.5:
+                one = recorded[int(rng.integers(len(recorded)))]
+                made[f"{name} image"], made[f"{name} target"] = one.piece(image, target, rng)
+            elif name == chosen:
                 seen, wanted = pair(name, truth, spacing, self.spec.degrade, rng)
                 low, high = np.percentile(seen, (LOW, HIGH))
                 span = max(float(high - low), 1e-6)
@@ -122,6 +171,11 @@ class RestoreMany(nn.Module):
                 made[f"{name} image"] = np.zeros((1, *image), np.float32)
                 made[f"{name} target"] = np.zeros((1, *target), np.float32)
         return made
+
+    def _sizes(self, name: str, size: Any) -> tuple[Triple, Triple]:
+        """Return the voxels (z, y, x) of the image and of the target that a patch makes."""
+        image, target = grids(name, size, UNKNOWN, self.spec.degrade)
+        return image.size, target.size
 
     def _fits(self, name: str, size: Any) -> bool:
         z, y, x = size

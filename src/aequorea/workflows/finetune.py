@@ -161,7 +161,7 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
     )
     if not items:
         raise DataError(f"{data}: no annotated image found")
-    prints = {item.name: f"{item.image.fingerprint} {_labels_digest(item)}" for item in items}
+    prints = {item.name: f"{item.image.fingerprint} {labels_digest(item)}" for item in items}
     check_claim(run, spec, prints)
     path = run / "model.safetensors"
     if path.exists():
@@ -223,7 +223,7 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
     return Finetuned(model, path, scores, say)
 
 
-def _labels_digest(item: Item) -> str:
+def labels_digest(item: Item) -> str:
     """Return a digest of all that is known of an item: a few repainted voxels are other data."""
     known = item.annotation
     digest = hashlib.sha256(repr(known).encode())

@@ -43,7 +43,9 @@ from aequorea.workflows.found import Found
 from aequorea.workflows.index import Index, Stamp, stamp_of
 from aequorea.workflows.judged import judged, report, told
 from aequorea.workflows.open import opened
+from aequorea.workflows.recorded import digest_of, named, normalised_pairs, recorded_items
 from aequorea.workflows.run_folder import check_claim, claim, drop_checkpoints
+from aequorea.workflows.scored import without_scored
 from aequorea.workflows.stroke_probe import permuted, probe_bytes, simulated_item, stroke_probe
 
 T = TypeVar("T")
@@ -193,10 +195,15 @@ def _pretrain(
     path = run / "body.safetensors"
     index = Index(run / "index.jsonl", many)
     listed = [str(one) if isinstance(one, (str, Path)) else opened(one) for one in [*data, *held]]
-    check_claim(run, spec, _prints(listed))  # before anything is opened: other names, another recipe
+    pairs = named([build("objectives", one.objective).spec for one in spec.objectives])
+    unread = {f"pairs {task} {path}": "" for _, task, path in pairs}
+    check_claim(run, spec, _prints(listed) | unread)  # before anything is opened: other names, another recipe
     index.update([path for path in listed if isinstance(path, str)])
     volumes = [index.volume(one) if isinstance(one, str) else one for one in listed]
-    prints = _prints(volumes)
+    recorded = [(n, task, path, recorded_items(path)) for n, task, path in pairs]
+    prints = _prints(volumes) | {
+        f"pairs {task} {path}": digest_of(found) for _, task, path, found in recorded
+    }
     check_claim(run, spec, prints)
     images, judges = volumes[: len(data)], volumes[len(data) :]
     names = list(groups) if groups is not None else [f"{n} {image.name}" for n, image in enumerate(images)]
@@ -206,16 +213,25 @@ def _pretrain(
     torch.manual_seed(spec.train.seed)
     body = build("backbones", spec.backbone)
     objectives = [(build("objectives", one.objective), one) for one in spec.objectives]
+    found = Found(run)
+    learnt = {one.objective["name"] for one in spec.objectives}
+    left = without_scored(list(zip(images, names)), [[image] for image in images], learnt, found, say)
+    images, names = [image for image, _ in left], [name for _, name in left]
     if not judges and spec.held_out:
         images, names, judges = parted(images, names, spec)
     claim(run, spec, prints)
-    found = Found(run)
     cut_of = functools.cache(partial(_cut_of, body, spec.patch))
     sources, slow = [], {}
     for number, (image, name) in enumerate(zip(images, names)):
         geometry, patch = cut_of(image.spacing, image.shape)
         cached, slow[number] = store.over(image, _block(patch), _stamp(image, index))
         sources.append(Source(_normalised(cached, found), name, geometry, patch))
+    for n, (objective, _) in enumerate(objectives):
+        own = {
+            task: normalised_pairs(items, objective.tasks[task]) for m, task, _, items in recorded if m == n
+        }
+        if own:
+            objective.take(own, sorted({source.patch for source in sources}))
     judges = _some(judges, spec.train.seed)
     rivals = [
         Source(_normalised(image, found), image.name, *cut_of(image.spacing, image.shape)) for image in judges
