@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from aequorea.layers.network import Network
 from aequorea.layers.published import PublishedSpec
 from aequorea.layers.swin import relative_places
 from aequorea.model import load
+from aequorea.signal.intensity import Intensity
 from aequorea.signal.published_intensity import published_intensity
 from aequorea.volume import Array, from_array
 from aequorea.workflows.convert import _Sizes, build_published, convert, model_of, networks_of
 from aequorea.workflows.dataset import Item
+from aequorea.workflows.evaluate_model import evaluate_model
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.foreign import read_state_dict
 from aequorea.workflows.predict import PredictSpec, predict
@@ -352,6 +355,39 @@ def test_the_verb_scales_as_published(tmp_path: Path) -> None:
     expected = model.predict(image, precision="float32").layers["restored"].read()
     found = done.result.layers["restored"].read()
     assert apart(found, expected) <= 1e-5
+
+
+def test_a_volume_too_large_to_count_is_scaled_as_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(networks_of(made("denoise"))["denoise"])
+    path = model.save(tmp_path / "model.safetensors")
+    image = np.random.default_rng(0).random((5, 20, 24), np.float32)
+    monkeypatch.setattr("aequorea.workflows.predict.COUNTED", 0)
+    spec = PredictSpec(precision="float32")
+    done = predict(path, from_array(image), tmp_path / "out.ome.zarr", spec)
+    expected = model.predict(image, precision="float32").layers["restored"].read()
+    assert apart(done.result.layers["restored"].read(), expected) <= 1e-5
+
+
+def test_a_part_is_scored_with_the_published_scaling_of_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = model_of(networks_of(made("denoise"))["denoise"]).save(tmp_path / "model.safetensors")
+    image = np.random.default_rng(0).random((5, 24, 24), np.float32)
+    image[:, 16:] *= 50  # beyond the part: the range of the whole is another
+    for name in ("image.npy", "clean.npy"):
+        np.save(tmp_path / name, image)
+    (tmp_path / "pairs.csv").write_text('image,label,region\nimage.npy,clean.npy,"0:5,0:16,0:24"\n')
+    scaled = []
+
+    def noted(*words: Any, intensity: Intensity | None, **more: Any) -> Any:
+        scaled.append(intensity)
+        return predict(*words, intensity=intensity, **more)
+
+    monkeypatch.setattr("aequorea.workflows.evaluate_model.predict", noted)
+    evaluate_model(path, tmp_path / "pairs.csv", tmp_path / "scores", say=lambda line: None)
+    assert scaled == [published_intensity(from_array(image), "percentiles")]
 
 
 # Weights made here

@@ -34,6 +34,7 @@ def test_scores_and_pictures_of_restorations(tmp_path: Path) -> None:
     for row in scores["images"]:  # another gain and offset of the result costs nothing
         assert row["psnr"] > 45 and row["nrmse"] < 0.01 and abs(row["gain"] - 0.5) < 0.01, row
     page = (tmp_path / "out" / "report.html").read_text()
+    assert "fitted to the truth" in page
     assert "PSNR" in page and "SSIM" in page and page.count("data:image/png") >= 5
 
 

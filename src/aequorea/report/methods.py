@@ -30,7 +30,7 @@ def network_sentence(card: Mapping[str, Any]) -> str:
     if not backbone or not task:
         return ""
     sentence = (
-        f"Images were segmented with the task '{task.get('name')}' on the backbone '{backbone.get('name')}'"
+        f"Images were processed with the task '{task.get('name')}' on the backbone '{backbone.get('name')}'"
     )
     told = _settings(backbone)
     if told:

@@ -1,4 +1,4 @@
-"""Reports of restoration: input, result, truth and what is left between them, and a page of scores.
+"""Reports of restoration: input, result, truth and what is left between them.
 
 A residual shows what a score hides: noise left over, structure lost, structure invented. It is drawn after the
 fit that the scores were made with, on one scale of colours around 0, with the NRMSE of the whole volume beside it.
@@ -6,28 +6,23 @@ fit that the scores were made with, on one scale of colours around 0, with the N
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from aequorea.report.page import Figure, Headline, Picture, Section, Table, Text, page
 from aequorea.report.pictures import Planes, contrast
-from aequorea.scores import bootstrap
 from aequorea.scores.restoration import Fit
 from aequorea.volume import Array, Spacing
 
-TITLES = {
-    "psnr": "PSNR",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "ssim_3d": "SSIM, 3-D",
-    "nrmse": "NRMSE",
-    "correlation": "Correlation",
-}
-"""Scores that are shown, in their order."""
+DEFINITIONS = (
+    "Intensities of each result were fitted to the truth by least squares (gain and offset, one pair a volume). All "
+    "voxels of every volume count. The range is the 99.9 minus the 0.1 percentile of the truth; PSNR is "
+    "20 log10(range / RMSE) and NRMSE is RMSE / range. SSIM and MS-SSIM are means over xy planes (Gaussian window of "
+    "11 pixels, standard deviation 1.5), SSIM 3-D has windows of 11 voxels along each axis."
+)
+"""Of the scores, for the methods."""
 
 _SHARES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _DPI = 100
@@ -118,74 +113,6 @@ def residual_picture(
     return buffer.getvalue()
 
 
-def restoration_page(
-    title: str,
-    scores: Mapping[str, Mapping[str, Scores]],
-    pictures: Sequence[tuple[bytes, str]] = (),
-    *,
-    fit: bool,
-    notes: Sequence[str] = (),
-) -> str:
-    """Return the HTML page of a restoration's scores.
-
-    Parameters
-    ----------
-    title
-        At the top.
-    scores
-        Of each method (the one in question first) and image: what
-        :func:`aequorea.scores.restoration.restoration_scores` gives.
-    pictures
-        PNG bytes of :func:`residual_picture` and a caption each.
-    fit
-        Whether intensities were fitted before scoring.
-    notes
-        Paragraphs on how results were made.
-    """
-    methods = list(scores)
-    names = [name for name in TITLES if any(name in own for own in scores[methods[0]].values())]
-    first = {name: _mean(scores[methods[0]], name) for name in names}
-    n = len(scores[methods[0]])
-    sections: list[Section] = [
-        Headline(
-            [
-                Figure(TITLES[name], shown(name, first[name].value), _interval(name, first[name]))
-                for name in names
-            ]
-        )
-    ]
-    if len(methods) > 1:
-        sections.append(_methods(scores, names))
-    if pictures:
-        sections.append(
-            Picture(
-                "What is left",
-                pictures,
-                "Red: the result is brighter than the truth; blue: darker. The scale is in intensities of the truth; "
-                "NRMSE is of the whole volume.",
-            )
-        )
-    columns = ["Image", *(TITLES[name] for name in names)]
-    for method in methods:
-        rows = [
-            [image, *(shown(name, own.get(name)) for name in names)] for image, own in scores[method].items()
-        ]
-        rows.append(["Mean", *(shown(name, _mean(scores[method], name).value) for name in names)])
-        sections.append(Table(f"Images: {method}", columns, rows, strong=1))
-    sections.append(Text("Methods", [*notes, *_definitions(fit)]))
-    return page(title, sections, f"{n} image{'s' if n != 1 else ''} · {' beside '.join(methods)}")
-
-
-def shown(name: str, value: float | None) -> str:
-    """Return a score of restoration as text; a dash where there is none."""
-    if value is None or math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    text = f"{value:.2f} dB" if name == "psnr" else f"{value:.4f}"
-    return text.replace("-", "−")
-
-
 def _rows(truth: Planes, spacing: Spacing | None) -> list[tuple[str, float]]:
     """Return the planes to draw and how high each is relative to its width; a flat image has one."""
     z, y, x = spacing or (1.0, 1.0, 1.0)
@@ -207,47 +134,3 @@ def _limit(residual: Planes, data_range: float) -> float:
     largest = float(np.percentile(values, 99.5)) if values.size else 0.0
     scale = data_range if data_range > 0 else 1.0
     return scale * next((share for share in _SHARES if share * scale >= largest), max(1.0, largest / scale))
-
-
-def _mean(images: Mapping[str, Scores], name: str) -> bootstrap.Interval:
-    return bootstrap.mean([own.get(name, math.nan) for own in images.values()])
-
-
-def _interval(name: str, estimate: bootstrap.Interval) -> str:
-    if math.isnan(estimate.low):
-        return ""
-    return f"{shown(name, estimate.low)} to {shown(name, estimate.high)}"
-
-
-def _methods(scores: Mapping[str, Mapping[str, Scores]], names: Sequence[str]) -> Table:
-    """A table of mean scores, and by how much the first method differs from each other one, in pairs."""
-    methods = list(scores)
-    rows = [[m, *(shown(name, _mean(scores[m], name).value) for name in names)] for m in methods]
-    notes = []
-    for other in methods[1:]:
-        both = [image for image in scores[methods[0]] if image in scores[other]]
-        first, second = (
-            [scores[method][image].get("psnr", math.nan) for image in both] for method in (methods[0], other)
-        )
-        with np.errstate(invalid="ignore"):  # two perfect results: infinite on both sides
-            apart = bootstrap.difference(first, second)
-        told = _interval("psnr", apart)
-        notes.append(
-            f"{methods[0]} minus {other}, PSNR: {shown('psnr', apart.value)}{f' ({told})' if told else ''}."
-        )
-    return Table("Compared", ["Method", *(TITLES[name] for name in names)], rows, " ".join(notes))
-
-
-def _definitions(fit: bool) -> list[str]:
-    scale = (
-        "Intensities of each result were fitted to the truth by least squares (gain and offset, one pair a volume)."
-        if fit
-        else "Intensities were compared as they are, without a fit."
-    )
-    return [
-        scale
-        + " All voxels of every volume count. The range is the 99.9 minus the 0.1 percentile of the truth.",
-        "PSNR is 20 log10(range / RMSE) and NRMSE is RMSE / range. SSIM and MS-SSIM are means over xy planes "
-        "(Gaussian window of 11 pixels, standard deviation 1.5), SSIM 3-D has windows of 11 voxels along each axis. "
-        "Intervals are 95 % percentile intervals of 2000 bootstrap resamples of images.",
-    ]

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import fft, ndimage
 
 from aequorea.errors import DataError
+from aequorea.signal.optics import in_voxels
 from aequorea.volume import Array, Spacing
 
 _TINY = 1e-12
@@ -138,9 +139,9 @@ def _psf(
 ) -> ArrayLike:
     if psf is not None:
         return psf
-    z, y, x = spacing or (1.0, 1.0, 1.0)
-    widths = (sigma * axial * x / z, sigma * x / y, sigma)
-    return gaussian_psf([width if n > 1 else 0.0 for width, n in zip(widths, image.shape)])
+    spacing = spacing or (1.0, 1.0, 1.0)
+    width = sigma * spacing[2]
+    return gaussian_psf(in_voxels((axial * width, width, width), spacing, image.shape))
 
 
 def _prepared(image: Array, psf: ArrayLike) -> tuple[Array, tuple[slice, ...], Array]:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
+from aequorea.signal.optics import in_voxels
 from aequorea.volume import Array, Spacing
 
 FLAT = 2.0
@@ -45,8 +46,9 @@ def gaussian(image: Array, spacing: Spacing | None = None, *, sigma: float = 1.0
     sigma
         Standard deviation in pixels of x.
     """
-    z, y, x = spacing or (1.0, 1.0, 1.0)
-    widths = [sigma * x / step if n > 1 else 0.0 for step, n in zip((z, y, x), image.shape)]
+    spacing = spacing or (1.0, 1.0, 1.0)
+    width = sigma * spacing[2]
+    widths = in_voxels((width, width, width), spacing, image.shape)
     return np.asarray(ndimage.gaussian_filter(np.asarray(image, np.float32), widths))
 
 

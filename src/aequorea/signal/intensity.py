@@ -34,7 +34,7 @@ COUNTED_AT_ONCE = 1 << 18
 BLOCK_VOXELS = 1 << 23
 THREADS = 2
 PLACES: Triple = (3, 4, 4)
-"""Blocks along z, y, x that :func:`sampled` looks at."""
+"""Blocks along z, y, x that :func:`places` looks at."""
 SIDE = 48
 """Voxels along an edge of such a block."""
 
@@ -133,16 +133,18 @@ def count_all(volume: Volume, regions: Sequence[Region], count: Count, *, progre
 
 
 def sampled(volume: Volume) -> Intensity:
-    """Return the intensity range of blocks on a coarse grid: of a volume too large, or a look too short, to count all.
+    """Return the intensity range of :func:`places`: of a volume too large, or a look too short, to count all."""
+    return measure(places(volume))
 
-    A small volume is measured whole.
-    """
+
+def places(volume: Volume) -> Volume:
+    """Return blocks on a coarse grid as one volume; a small volume as it is."""
     if volume.region.voxels <= math.prod(PLACES) * SIDE**3:
-        return measure(volume)
+        return volume
     size = [min(n, SIDE) for n in volume.size]
     starts = [np.linspace(0, max(0, n - SIDE), k, dtype=int).tolist() for n, k in zip(volume.size, PLACES)]
     parts = [volume.read(Region.at(corner, size)) for corner in product(*starts)]
-    return measure(from_array(np.concatenate(parts, axis=1)))
+    return from_array(np.concatenate(parts, axis=1))
 
 
 def normalise(block: Array, intensity: Intensity) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ point-spread function is the product of both, and inverse variances add.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -82,5 +83,10 @@ def blur(image: Array, sigma: Spacing, spacing: Spacing) -> Array:
 
     An axis of length 1 is left alone, and so is one along which the Gaussian is far narrower than a voxel.
     """
-    voxels = [s / d if n > 1 else 0.0 for s, d, n in zip(sigma, spacing, image.shape)]
-    return np.asarray(ndimage.gaussian_filter(np.asarray(image, np.float32), voxels, truncate=3.0))
+    widths = in_voxels(sigma, spacing, image.shape)
+    return np.asarray(ndimage.gaussian_filter(np.asarray(image, np.float32), widths, truncate=3.0))
+
+
+def in_voxels(sigma: Spacing, spacing: Spacing, size: Sequence[int]) -> list[float]:
+    """Return widths (z, y, x) in voxels of widths in µm; 0 along an axis of length 1."""
+    return [s / d if n > 1 else 0.0 for s, d, n in zip(sigma, spacing, size)]

@@ -30,6 +30,7 @@ from aequorea import registry
 from aequorea.annotations import Annotation, ItemClass, LabelImage, Points, TargetImage, scaled_region
 from aequorea.errors import AequoreaWarning, DataError, nearest
 from aequorea.signal.intensity import Intensity, measure
+from aequorea.signal.published_intensity import published_intensity
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
 
 Kind = Literal["label", "image", "points", "class"]
@@ -109,15 +110,25 @@ def told_apart(items: Sequence[Item]) -> list[Item]:
     return out
 
 
-def ranges(items: Sequence[Item]) -> dict[str, Intensity]:
-    """Return the intensity range of each item by name: that of the whole volume that it is part of."""
+def ranges(items: Sequence[Item], published: str | None = None) -> dict[str, Intensity]:
+    """Return the intensity range of each item by name: that of the whole volume that it is part of.
+
+    Parameters
+    ----------
+    items
+        Of names of their own.
+    published
+        How a published network's images are scaled
+        (:func:`aequorea.signal.published_intensity.published_intensity`); default: as this package does.
+    """
     known: dict[str, Intensity] = {}
     found = {}
     for item in items:
         whole = item.source or item.image
-        if item.intensity is None and whole.fingerprint not in known:
-            known[whole.fingerprint] = measure(whole)
-        found[item.name] = item.intensity or known[whole.fingerprint]
+        kept = None if published else item.intensity
+        if kept is None and whole.fingerprint not in known:
+            known[whole.fingerprint] = published_intensity(whole, published) if published else measure(whole)
+        found[item.name] = kept or known[whole.fingerprint]
     return found
 
 

@@ -27,7 +27,7 @@ from aequorea.report import evaluation, pictures
 from aequorea.report.methods import methods
 from aequorea.report.page import Picture
 from aequorea.report.pictures import ERROR_COLOURS, FALSE, MISSED, POOR, RIGHT, Overlay, Planes
-from aequorea.report.restoration import residual_picture
+from aequorea.report.restoration import DEFINITIONS, residual_picture
 from aequorea.results import Result
 from aequorea.scores import pooling, volumes
 from aequorea.scores.bootstrap import Interval
@@ -187,7 +187,7 @@ def write_evaluation(
                 method: pooling.pool([_scores(row) for row in own]) for method, own in by_method.items()
             },
             "differences": _differences(by_method),
-            "methods": methods(card, digests),
+            "methods": methods(card, digests) + ([DEFINITIONS] if any("psnr" in row for row in rows) else []),
             "card": dict(card),
         }
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aequorea.engine.durable import file_digest
-from aequorea.model import load, model_file
+from aequorea.model import card_of, load, model_file
 from aequorea.workflows.dataset import Item, dataset, ranges, told_apart
 from aequorea.workflows.evaluate import Case, evaluate
 from aequorea.workflows.predict import PredictSpec, predict
@@ -91,15 +91,17 @@ def tested(
     model, spec, overwrite, say
         As for :func:`evaluate_model`.
     items
-        Annotated images. A part of a volume is normalised as the whole would be; the whole is measured once.
+        Annotated images. A part of a volume is normalised as the whole would be, for published networks as they were
+        published; the whole is measured once.
     out
         Folder.
     method
         What the result is called beside others.
     """
-    whole = ranges([item for item in items if item.source is not None])
+    published = card_of(model).get("normalisation")
+    whole = ranges([item for item in items if item.source is not None], published)
     for item in items:
         store = out / "predictions" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', item.name)}.ome.zarr"
-        known = whole.get(item.name, item.intensity)
+        known = whole.get(item.name, None if published else item.intensity)
         done = predict(model, item.image, store, spec, intensity=known, overwrite=overwrite, say=say)
         yield Case(item.name, item.image, item.annotation, done.result, method)

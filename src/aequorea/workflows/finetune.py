@@ -255,13 +255,11 @@ class _Data:
         channels = {item.image.shape[0] for item in items}
         if len(channels) > 1:
             raise DataError(f"images of {sorted(channels)} channels together: pick some with --channel")
-        intensities = ranges(items)
+        intensities = ranges(items, start.card.get("normalisation") if start is not None else None)
         spacing = reference_spacing([item.image for item in items])
         if start is not None:
             start.check_channels(items[0].image)
             spacing = start.spacing or spacing
-            usual = {item.name: start.usual_intensity(item.image) for item in items}
-            intensities = {name: usual[name] or known for name, known in intensities.items()}
         scaled = [matched(in_range(item, intensities[item.name], task), spacing, say) for item in items]
         marked = any(item.split == "val" for item in items)
         kept, held, line = split_groups(scaled, spec.held_out, spec.train.seed)
