@@ -25,7 +25,8 @@ from aequorea.specs import Spec
 FOLDER = Path(__file__).parent / "reference"
 MADE = "<!-- made by docs/make_reference.py: change the docstrings, then run it -->\n"
 
-VERBS = ("finetune:FinetuneSpec", "predict:PredictSpec")
+VERBS = ("pretrain:PretrainSpec", "finetune:FinetuneSpec", "predict:PredictSpec")
+MICROSCOPES = ("DegradeSpec", "OpticsSpec", "CameraSpec", "MediumSpec", "ClutterSpec")
 PYTHON = {
     "Open and look": (
         "aequorea.workflows.open:open",
@@ -122,13 +123,16 @@ def recipes() -> str:
     for place in VERBS:
         module, _, name = place.partition(":")
         lines += _spec(getattr(import_module(f"aequorea.workflows.{module}"), name), f"`{module}`")
-    lines += _spec(import_module("aequorea.engine.train").TrainSpec, "`train` of `finetune`")
-    for kind in ("tasks", "backbones", "adapters"):
+    lines += _spec(import_module("aequorea.engine.train").TrainSpec, "`train` of `pretrain` and `finetune`")
+    for kind in ("tasks", "backbones", "adapters", "objectives"):
         lines += [f"## {kind.capitalize()}", ""]
         for name, place in registry.BUILTIN[kind].items():
             module, _, attribute = place.partition(":")
             plug = getattr(import_module(module), attribute)
             lines += _spec(plug.Spec, f"`{name}`", _markdown(inspect.getdoc(plug) or ""))
+    lines += ["## Simulated microscopes", ""]
+    for name in MICROSCOPES:
+        lines += _spec(getattr(import_module("aequorea.signal.degrade"), name), f"`{name}`")
     lines += ["## Formats", "", "| name | suffixes | |", "|---|---|---|"]
     for name, place in registry.BUILTIN["formats"].items():
         module, _, attribute = place.partition(":")
@@ -200,8 +204,8 @@ def _spoken(annotation: Any) -> str:
         return " or ".join(f"`{word}`" for word in inside)
     if origin in (Union, types.UnionType):
         return " or ".join(_spoken(part) for part in inside)
-    if origin is tuple and len(inside) == 3:
-        return f"three of {_spoken(inside[0])}"
+    if origin is tuple and Ellipsis not in inside:
+        return f"{'two' if len(inside) == 2 else 'three'} of {_spoken(inside[0])}"
     if origin is tuple:
         return f"{_spoken(inside[0])}, several"
     if origin is dict:
@@ -216,7 +220,7 @@ def _spoken(annotation: Any) -> str:
 
 
 def _default(value: Any) -> str:
-    if value is None or value is ...:
+    if value is None or value is ... or value == {}:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -224,6 +228,8 @@ def _default(value: Any) -> str:
         return "as below"
     if isinstance(value, dict):
         return "`" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "`"
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(str(v.plain() if isinstance(v, Spec) else v) for v in value) + "]`"
     return f"`{value}`"
 
 

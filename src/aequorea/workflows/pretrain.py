@@ -93,7 +93,7 @@ class PretrainSpec(Spec):
     backbone
         ``{"name": ..., **fields}``.
     train
-        Steps, rate, seed.
+        Steps, rate, seed; default: 1000 steps of 8 samples.
     patch
         Voxels (z, y, x) of one sample of a volume; default: 64³, or about as much of a thin one; 32³ where the body
         computes what is hidden too.
