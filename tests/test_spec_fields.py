@@ -100,6 +100,13 @@ def _swinir(field: str, value: Any) -> Any:
         return [level.numpy().tobytes() for level in body(x, None)], body.layout(None)
 
 
+def _stochastic_depth(value: Any) -> bytes:
+    body = SwinIR(changed(SwinIRSpec, "stochastic_depth", value, width=12, heads=3, depths=(2,)))
+    torch.manual_seed(0)
+    out: bytes = body(torch.ones(4, 1, 1, 8, 8), None)[0].detach().numpy().tobytes()
+    return out
+
+
 def _published(field: str, value: Any, task: str) -> list[tuple[int, ...]]:
     """Shapes of the weights of stem and head for a task, or of the windows that a stem without weights reads."""
     sizes = {"task": task, "planes": 3, "features": 8, "matched": 2, "random": 16, "groups": 1, "units": 1}
@@ -363,6 +370,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "SwinIRSpec.mlp_ratio": (partial(_swinir, "mlp_ratio"), 1.5),
     "SwinIRSpec.skip": (partial(_swinir, "skip"), False),
     "SwinIRSpec.shift": (partial(_swinir, "shift"), False),
+    "SwinIRSpec.stochastic_depth": (_stochastic_depth, 0.9),
     "SwinIRSpec.sections": (partial(_swinir, "sections"), True),
     **{
         f"PublishedSpec.{field}": (partial(_published, field, task=task), value)

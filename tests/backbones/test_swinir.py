@@ -60,6 +60,24 @@ def network(task: str, **fields: object) -> Network:
     return made
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_stochastic_depth_leaves_parts_out_of_whole_planes(shifted: bool) -> None:
+    torch.manual_seed(0)
+    block = swin.WindowBlock(12, 3, 4, 24, shifted, left_out=0.5)
+    block.load_state_dict(shaken(swin.WindowBlock(12, 3, 4, 24, shifted)).state_dict())
+    plane = torch.randn(1, 64, 12)
+    windows = swin.Windows(64, (8, 8), 4, torch.device("cpu"))
+    tokens = plane.expand(64, -1, -1).reshape(-1, 12)
+    found = block.train()(tokens, windows).reshape(64, 64, 12)
+    kinds = torch.unique(found.detach().round(decimals=4), dim=0)
+    assert len(kinds) == 4, "both parts, either, none"
+    assert (found - plane).abs().amax((1, 2)).min() == 0
+    whole = swin.WindowBlock(12, 3, 4, 24, shifted)
+    whole.load_state_dict(block.state_dict())
+    with torch.no_grad():
+        assert torch.equal(block.eval()(tokens.clone(), windows), whole(tokens.clone(), windows))
+
+
 def plain_attention(block: swin.WindowBlock, x: Tensor) -> Tensor:
     """The same block on an image_BYXC, written as the paper has it: roll, mask every window, roll back."""
     b, h, w, c = x.shape

@@ -11,8 +11,10 @@ al., "Pretraining a foundation model for generalizable fluorescence microscopy-b
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -51,6 +53,9 @@ class SwinIRSpec(Spec):
         larger than a window have none.
     sections
         Whether volumes are seen as planes across x and as planes across y, in place of planes across z: two levels.
+    stochastic_depth
+        Share of a training step's planes for which the last block's parts are left out; of earlier blocks less, from 0
+        evenly. Published networks were trained with 0.1.
     """
 
     channels: int = Field(default=1, ge=1)
@@ -62,6 +67,7 @@ class SwinIRSpec(Spec):
     skip: bool = True
     shift: bool = True
     sections: bool = False
+    stochastic_depth: float = Field(default=0.0, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -84,8 +90,10 @@ class SwinIR(nn.Module):
         width, hidden = spec.width, round(spec.mlp_ratio * spec.width)
         self.first = nn.Conv2d(spec.channels, width, 3, padding=1)
         self.embed_norm = nn.LayerNorm(width)
+        shares = iter(torch.linspace(0, spec.stochastic_depth, sum(spec.depths)).tolist())
         self.groups = nn.ModuleList(
-            WindowGroup(depth, width, spec.heads, spec.window, hidden, spec.shift) for depth in spec.depths
+            WindowGroup(width, spec.heads, spec.window, hidden, spec.shift, list(islice(shares, depth)))
+            for depth in spec.depths
         )
         self.norm = nn.LayerNorm(width)
         self.last = nn.Conv2d(width, width, 3, padding=1)

@@ -11,7 +11,9 @@ convolutions as in Liang et al., "SwinIR: Image Restoration Using Swin Transform
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 import torch
 import torch.nn.functional as F
@@ -120,11 +122,16 @@ class WindowBlock(nn.Module):
         Channels of the feed-forward part.
     shifted
         Whether windows are shifted by half of one.
+    left_out
+        Share of the planes of a training step for which the attention is left out, and of those for which the
+        feed-forward part is (Huang et al., "Deep networks with stochastic depth", ECCV 2016).
     """
 
-    def __init__(self, width: int, heads: int, window: int, hidden: int, shifted: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, window: int, hidden: int, shifted: bool, left_out: float = 0.0
+    ) -> None:
         super().__init__()
-        self.heads, self.window, self.shifted = heads, window, shifted
+        self.heads, self.window, self.shifted, self.left_out = heads, window, shifted, left_out
         self.before = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         self.qkv = nn.Linear(width, 3 * width)
@@ -146,16 +153,21 @@ class WindowBlock(nn.Module):
         weights = self._weights()
         kinds = windows.shifted if self.shifted else windows.plain
         learning = torch.is_grad_enabled()
+        counts = self._counts(len(x), windows.planes, x.device) if self.training and self.left_out else None
         done = []
         for index, mask in kinds:
             logits = bias if mask is None else bias + mask.to(bias.dtype)
             if index is None:
-                for part in torch.split(x, at_once):
-                    made = self._inside(part, logits, weights)
+                parts: Iterable[Tensor | None] = (
+                    repeat(None) if counts is None else torch.split(counts, at_once)
+                )
+                for part, own in zip(torch.split(x, at_once), parts):
+                    made = self._inside(part, logits, weights, own)
                     done.append(made) if learning else part.copy_(made)
             else:
                 for places in torch.split(index, at_once):
-                    made = self._inside(x.index_select(0, places), logits, weights)
+                    own = None if counts is None else counts.index_select(0, places)
+                    made = self._inside(x.index_select(0, places), logits, weights, own)
                     done.append(made) if learning else x.index_copy_(0, places, made.to(x.dtype))
         if not learning:
             return x
@@ -164,6 +176,11 @@ class WindowBlock(nn.Module):
             return out
         order = torch.cat([index for index, _ in kinds if index is not None])
         return out.index_select(0, order.argsort())
+
+    def _counts(self, tokens: int, planes: int, device: torch.device) -> Tensor:
+        """Return how much both parts count for each token (N, 2): nothing for some planes, more for the others."""
+        kept = torch.rand(planes, 2, device=device) >= self.left_out
+        return (kept / (1 - self.left_out)).repeat_interleave(tokens // planes, 0)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return weight and bias of qkv and of the output, queries scaled and heads filled up with zeros."""
@@ -178,7 +195,13 @@ class WindowBlock(nn.Module):
         out = F.pad(out.view(width, self.heads, each), (0, lack)).flatten(1)
         return weight.flatten(0, 2), bias.flatten(), out, out_bias
 
-    def _inside(self, x: Tensor, logits: Tensor, weights: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+    def _inside(
+        self,
+        x: Tensor,
+        logits: Tensor,
+        weights: tuple[Tensor, Tensor, Tensor, Tensor],
+        counts: Tensor | None,
+    ) -> Tensor:
         """Return the tokens of some windows (N, C); ``logits`` are added, axes head query key."""
         weight, bias, out, out_bias = weights
         length = self.window**2
@@ -187,9 +210,10 @@ class WindowBlock(nn.Module):
         scores = q @ k.transpose(-2, -1)
         scores += logits
         mixed = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).reshape(len(x), -1)
-        x = x + F.linear(mixed, out, out_bias)
+        attended = F.linear(mixed, out, out_bias)
+        x = x + (attended if counts is None else attended * counts[:, :1].to(attended.dtype))
         wider: Tensor = self.down(F.gelu(self.up(self.between(x))))
-        return x + wider
+        return x + (wider if counts is None else wider * counts[:, 1:].to(wider.dtype))
 
 
 def _values(layer: nn.Module) -> tuple[Tensor, Tensor]:
@@ -207,18 +231,21 @@ class WindowGroup(nn.Module):
 
     Parameters
     ----------
-    depth
-        Blocks.
     width, heads, window, hidden
         As of :class:`WindowBlock`.
     shift
         Whether every other block is shifted.
+    left_out
+        Of each block.
     """
 
-    def __init__(self, depth: int, width: int, heads: int, window: int, hidden: int, shift: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, window: int, hidden: int, shift: bool, left_out: Sequence[float]
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            WindowBlock(width, heads, window, hidden, shift and number % 2 == 1) for number in range(depth)
+            WindowBlock(width, heads, window, hidden, shift and number % 2 == 1, share)
+            for number, share in enumerate(left_out)
         )
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 

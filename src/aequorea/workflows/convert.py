@@ -31,6 +31,8 @@ from aequorea.workflows.foreign import read_state_dict
 
 BLOCK = r"layers\.(\d+)\.residual_group\.blocks\.(\d+)\."
 DERIVED = (rf"(denoise\.)?{BLOCK}attn_mask", rf"(denoise\.)?{BLOCK}attn\.relative_position_index")
+STOCHASTIC_DEPTH = 0.1
+"""Of the published training; a file does not say it, and training goes on as it was."""
 UNUSED = (r"project\.(sub|add)_mean\.(weight|bias)",)
 
 BODY = (
@@ -322,6 +324,7 @@ class _Sizes:
             "skip": self.task != "light_field" and not (self.several and self.task == "project"),
             "shift": shift,
             "sections": self.task == "isotropic",
+            "stochastic_depth": STOCHASTIC_DEPTH,
         }
         return SwinIRSpec.parse(words, where="the file's sizes")
 
