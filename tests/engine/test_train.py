@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aequorea.engine import checkpoint
-from aequorea.engine.train import LEVEL, Diverged, TrainSpec, schedule, train
+from aequorea.engine.train import LEVEL, LOADERS, Diverged, TrainSpec, schedule, train
 from aequorea.layers.network import Network
 from networks import unet
 
@@ -63,6 +64,22 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, stop_after: int) -> None:
         assert torch.equal(tensor, again.state_dict()[name]), name
     strip = [{k: v for k, v in row.items() if k != "seconds"} for row in history]
     assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in resumed]
+
+
+def test_several_loaders_give_the_bits_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches come in their order, whichever is ready first."""
+
+    quick = sample
+
+    def slow(index: int) -> dict[str, np.ndarray]:
+        time.sleep(0.02 * (index % 5 == 0))
+        return quick(index)
+
+    monkeypatch.setattr(sys.modules[__name__], "sample", slow, raising=True)
+    one, _ = fit(tmp_path / "a", SPEC, scores=False)
+    monkeypatch.setitem(LOADERS, "cpu", 4)
+    four, _ = fit(tmp_path / "b", SPEC, scores=False)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), four.state_dict().values()))
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from aequorea.cli import _app
 from aequorea.engine import checkpoint
-from aequorea.engine.train import TrainSpec
+from aequorea.engine.train import LOADERS, TrainSpec
 from aequorea.errors import DataError
 from aequorea.signal.specimens import touching_nuclei
 from aequorea.volume import from_array
@@ -63,6 +63,19 @@ def test_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.Monkey
     assert whole.card["held_out"] == again.card["held_out"]
     assert len(whole.card["held_out"]) == 1
     assert not list((tmp_path / "b").glob("checkpoints/*"))
+
+
+@pytest.mark.parametrize("objective", ["mae", "restore_many"])
+def test_several_loaders_give_the_bits_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objective: str
+) -> None:
+    words = {"backbone": {"name": "unet", "levels": 2}, "objectives": [{"objective": {"name": objective}}]}
+    recipe = spec(**words, held_out=0)
+    one = pretrain(volumes(3), tmp_path / "a", recipe, say=lambda line: None)
+    monkeypatch.setitem(LOADERS, "cpu", 4)
+    four = pretrain(volumes(3), tmp_path / "b", recipe, say=lambda line: None)
+    found, other = load_file(one.path), load_file(four.path)
+    assert all(torch.equal(found[name], other[name]) for name in found)
 
 
 def test_planes_volumes_and_channels_together(tmp_path: Path) -> None:

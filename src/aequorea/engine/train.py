@@ -44,6 +44,8 @@ LEVEL = 0.02
 """Scores on few labels are coarse: of states that differ by no more than this, the one trained longer is kept."""
 AHEAD = 4
 """Batches prepared in advance."""
+LOADERS = {"cpu": 1, "other": 4}
+"""Threads that prepare them: beside an accelerator one falls behind, while a processor's own step takes the rest."""
 LIBRARIES = 80_000_000
 """Bytes of what is loaded and prepared with the first step."""
 WORKING = 4
@@ -131,7 +133,7 @@ def train(
     losses
         Named scalars of a batch; their sum is descended. A mean over samples, so that processes average exactly.
     sample
-        Sample by number, arrays of equal shapes.
+        Sample by number, arrays of equal shapes; called from several threads beside an accelerator.
     spec
         Recipe.
     evaluate, better
@@ -227,7 +229,8 @@ def train(
         Progress("train", spec.steps, "step") as bar,
     ):
         bar.skip(start)
-        for step, batch in _batches(sample, spec, start, rank, world):
+        loaders = LOADERS["cpu" if device.type == "cpu" else "other"]
+        for step, batch in _batches(sample, spec, start, rank, world, loaders):
             at = time.monotonic()
             torch.manual_seed(_mix(spec.seed, step))
             on_device = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
@@ -329,14 +332,19 @@ def schedule(step: int, steps: int) -> float:
 
 
 def _batches(
-    sample: Callable[[int], dict[str, Array]], spec: TrainSpec, start: int, rank: int, world: int
+    sample: Callable[[int], dict[str, Array]],
+    spec: TrainSpec,
+    start: int,
+    rank: int,
+    world: int,
+    loaders: int,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Yield (step, this process's part of the batch), prepared ahead by a thread."""
+    """Yield (step, this process's part of the batch), prepared ahead by so many threads."""
 
     def prepare(step: int) -> dict[str, Tensor]:
         return batch_of([sample(step * spec.batch + i) for i in range(rank, spec.batch, world)])
 
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ThreadPoolExecutor(loaders) as pool:
         ahead = [pool.submit(prepare, step) for step in range(start, min(start + AHEAD, spec.steps))]
         for step in range(start, spec.steps):
             batch = ahead.pop(0).result()
