@@ -199,8 +199,7 @@ def _instances(field: str, value: Any) -> Any:
 
 
 RESTORING = {
-    "RestorationSpec": "project",
-    "DeblurSpec": "deblur",
+    "RestorationSpec": "deblur",
     "DenoiseSpec": "denoise",
     "SuperResolveSpec": "super_resolve",
     "IsotropicSpec": "isotropic",
@@ -420,7 +419,6 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
         for task, field, value in (
             ("RestorationSpec", "loss", "l1"),
             ("RestorationSpec", "published", {"task": "denoise"}),
-            ("DeblurSpec", "published", {"task": "denoise"}),
             ("DenoiseSpec", "published", {"task": "super_resolve"}),
             ("DenoiseSpec", "planes", 5),
             ("DenoiseSpec", "smeared", 1.0),

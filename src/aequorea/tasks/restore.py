@@ -46,7 +46,8 @@ class RestorationSpec(Spec):
         Sizes of a published network, whose stem and head take the place of the task's own; its body is ``swinir``.
     """
 
-    loss: LossName = "log_l2"
+    # How bright a target is, blur and the planes that shine through each other do not let an image tell.
+    loss: LossName = "fitted"
     channels: int = Field(default=0, ge=0)
     published: PublishedSpec | None = None
 
@@ -174,6 +175,7 @@ class DenoiseSpec(RestorationSpec):
         same camera 0 is better.
     """
 
+    loss: LossName = "log_l2"
     planes: int = Field(default=1, ge=1, le=9)
     smeared: float = Field(default=0.0, ge=0, le=1)
 
@@ -199,17 +201,8 @@ class Denoise(Restoration):
         return AddingHead(layout.channels[0], layout.strides[0], self.outputs, planes=self.spec.planes)
 
 
-class DeblurSpec(RestorationSpec):
-    """Recipe of :class:`Deblur`."""
-
-    # How much brighter than its blurred image a specimen is depends on the blur, which is not known.
-    loss: LossName = "fitted"
-
-
 class Deblur(Restoration):
     """Blur taken out, on the same grid."""
-
-    Spec = DeblurSpec
 
 
 class SuperResolveSpec(RestorationSpec):
@@ -244,6 +237,7 @@ class IsotropicSpec(RestorationSpec):
         Output planes for each: how many times coarser than y and x the z step is.
     """
 
+    loss: LossName = "log_l2"
     factor: int = Field(default=4, ge=2, le=16)
 
 
@@ -284,8 +278,6 @@ class LightFieldSpec(RestorationSpec):
         Lenslets by which neighbouring views shift per plane, where training begins; negative: depth runs the other way.
     """
 
-    # How bright a volume is that shines through all its planes at once, its image does not tell.
-    loss: LossName = "fitted"
     views: int = Field(default=11, ge=2, le=40)
     depth: int = Field(default=16, ge=1)
     step: float = Field(default=0.08, ge=-1, le=1)
