@@ -154,6 +154,10 @@ class Model:
         kind = self.card.get("normalisation")
         return published_intensity(image, kind) if kind else None
 
+    def intensity_of(self, image: Volume) -> Intensity:
+        """Return the range to normalise an image by: that of a published network, or the image's own percentiles."""
+        return self.usual_intensity(image) or measure(image)
+
     def check_channels(self, image: Volume) -> None:
         """Raise :class:`DataError` if an image has another number of channels than those trained on."""
         channels = int(self.card.get("channels", 1))
@@ -222,7 +226,7 @@ class Model:
         """
         volume = image if isinstance(image, Volume) else from_array(image, spacing)
         self.check_channels(volume)
-        intensity = intensity or self.usual_intensity(volume) or measure(volume)
+        intensity = intensity or self.intensity_of(volume)
         ranged = normalised(volume, intensity)
         dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
         if is_counted(self.task):

@@ -29,7 +29,7 @@ from aequorea.engine.writer import ZarrOutput
 from aequorea.errors import AequoreaError, DataError
 from aequorea.model import Model, load, model_file
 from aequorea.results import Result
-from aequorea.signal.intensity import Intensity, places, sampled
+from aequorea.signal.intensity import Intensity, places
 from aequorea.signal.resample import matched_size, placed, resampled
 from aequorea.specs import Spec
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
@@ -242,7 +242,7 @@ def _predict(
         )
     if intensity is None and volume.region.voxels > COUNTED:
         tell(f"{volume.name}: too large to count every voxel; the intensity range is that of sampled places")
-        intensity = model.usual_intensity(places(volume)) or sampled(volume)
+        intensity = model.intensity_of(places(volume))
     measured = volume
     if intensity is None and volume.region.voxels > MOST_MEASURED and region != volume.region:
         measured = volume.crop(region)

@@ -13,7 +13,7 @@ from aequorea.engine.durable import write_file
 from aequorea.model import Model
 from aequorea.report import pictures
 from aequorea.report.page import Picture, Text, page
-from aequorea.signal.intensity import PLACES, places, sampled
+from aequorea.signal.intensity import PLACES, places
 from aequorea.signal.resample import resampled
 from aequorea.volume import Region, Volume
 from aequorea.workflows.crops import choose
@@ -53,7 +53,7 @@ def preview(
     """
     spec = spec or PredictSpec()
     point = model.point if spec.threshold is None else {**model.point, "threshold": spec.threshold}
-    intensity = model.usual_intensity(places(volume)) or sampled(volume)
+    intensity = model.intensity_of(places(volume))
     if spec.region:
         volume = volume.crop(Region.parse(spec.region, volume.size))
     z = min(volume.size[0], 48)
