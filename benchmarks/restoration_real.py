@@ -45,7 +45,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import ndimage
 
@@ -149,6 +148,18 @@ def most_like(plane: Image, image: Image) -> Image:
 
 # Deblurring
 
+
+def deconvolutions(
+    known: Mapping[str, Any], iterations: Sequence[int], noise: Sequence[float]
+) -> dict[str, Rival]:
+    """Return the image as it is, and deconvolutions by a known blur with what is chosen of each."""
+    return {
+        "identity": Rival("identity"),
+        "richardson_lucy": Rival("richardson_lucy", known, {"iterations": iterations}),
+        "wiener": Rival("wiener", known, {"noise": noise}),
+    }
+
+
 POINTS = [(z, y, x) for z in (6, 72) for y in (7, 74) for x in (7, 74)]
 
 
@@ -184,10 +195,8 @@ def points(data: Path, number: int) -> Cell:
         train,
         [Field("points", image, truth, "points", spacing)],
         {
-            "identity": Rival("identity"),
             "gaussian": Rival("gaussian"),
-            "richardson_lucy": Rival("richardson_lucy", {"psf": kernel}, {"iterations": (10, 30, 100)}),
-            "wiener": Rival("wiener", {"psf": kernel}, {"noise": (1e-4, 1e-3, 1e-2, 1e-1)}),
+            **deconvolutions({"psf": kernel}, (10, 30, 100), (1e-4, 1e-3, 1e-2, 1e-1)),
         },
         score,
         lambda found: found[:, 74],
@@ -224,10 +233,8 @@ def dna(data: Path, number: int, simulated: bool) -> Cell:
         train,
         [Field("nucleus", wide, confocal, "nucleus", spacing)],
         {
-            "identity": Rival("identity"),
             "gaussian": Rival("gaussian"),
-            "richardson_lucy": Rival("richardson_lucy", {"psf": kernel}, {"iterations": (5, 20, 50)}),
-            "wiener": Rival("wiener", {"psf": kernel}, {"noise": (1e-3, 1e-2, 1e-1)}),
+            **deconvolutions({"psf": kernel}, (5, 20, 50), (1e-3, 1e-2, 1e-1)),
         },
         score,
         lambda found: found[:, 65],
@@ -272,11 +279,7 @@ def light_sheet(data: Path, number: int) -> Cell:
         {"name": "deblur"},
         fields("train"),
         fields("test"),
-        {
-            "identity": Rival("identity"),
-            "richardson_lucy": Rival("richardson_lucy", known, {"iterations": (10, 50, 150)}),
-            "wiener": Rival("wiener", known, {"noise": (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)}),
-        },
+        deconvolutions(known, (10, 50, 150), (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)),
         score,
         lambda found: found[48],
     )
@@ -515,14 +518,13 @@ def draw(shown: Path) -> None:
             ("stack" if path.stem.endswith(".stack") and "coarse" in path.stem else "truth", np.load(path))
         )
         figure = Figure(figsize=(3 * len(views), 3.2), dpi=80)
-        canvas = FigureCanvasAgg(figure)
         for place, (title, plane) in zip(np.atleast_1d(figure.subplots(1, len(views))), views):
             low, high = np.percentile(plane, (0.5, 99.8))
             place.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             place.set_title(title, fontsize=9)
             place.set_axis_off()
         figure.tight_layout()
-        canvas.print_png(path.with_suffix(".png"))
+        figure.savefig(path.with_suffix(".png"))
 
 
 SHOWN = {

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import os
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +77,6 @@ def main() -> None:
         ),
     ]
     figure = Figure(figsize=(9, 9.4), dpi=80)
-    canvas = FigureCanvasAgg(figure)
     for places, row in zip(figure.subplots(4, 4), rows):
         for place in places:
             place.set_axis_off()
@@ -88,11 +85,9 @@ def main() -> None:
             place.imshow(plane, cmap="gray", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
             place.set_title(title, fontsize=9)
     figure.tight_layout()
-    buffer = BytesIO()
-    canvas.print_png(buffer)
     path = Path(__file__).parent / "pictures" / "restored.png"
-    path.write_bytes(buffer.getvalue())
-    print(f"{path}: {len(buffer.getvalue())} bytes")
+    figure.savefig(path)
+    print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ Planes from few photons, and planes between the planes of a stack. Trains for so
 from __future__ import annotations
 
 import tempfile
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aequorea.annotations import TargetImage
@@ -47,7 +45,6 @@ def fields(task, number, first):
 def main() -> None:
     """Train, restore, draw."""
     figure = Figure(figsize=(9, 4.7), dpi=90)
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots(2, 4)
     for row, (task, (words, _, rival, fixed)) in zip(axes, TASKS.items()):
         taught = fields(task, TRAINED, 0)
@@ -75,11 +72,9 @@ def main() -> None:
             place.set_title(name + score, fontsize=9)
             place.set_axis_off()
     figure.tight_layout()
-    buffer = BytesIO()
-    canvas.print_png(buffer)
     path = Path(__file__).parent / "pictures" / "restoration.png"
-    path.write_bytes(buffer.getvalue())
-    print(f"{path}: {len(buffer.getvalue())} bytes")
+    figure.savefig(path)
+    print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
