@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from aequorea.engine import checkpoint
 from aequorea.engine.train import LEVEL, LOADERS, Diverged, TrainSpec, schedule, train
 from aequorea.layers.network import Network
+from crowd import crowd
 from networks import unet
 
 
@@ -123,16 +123,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
     """Under torchrun with Gloo: the same data, the same losses to 1e-5, weights equal to rounding."""
     script = Path(__file__).with_name("train_together.py")
     for world in (1, 2):
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={world}"),
-                *("--master-port", str(29611 + world), str(script), str(tmp_path / str(world))),
-            ],
-            check=True,
-            capture_output=True,
-            timeout=240,
-            env={"OMP_NUM_THREADS": "1", "PATH": "", "PYTHONPATH": str(script.parents[1])},
-        )
+        crowd(world, script, tmp_path / str(world), env={"PYTHONPATH": str(script.parents[1])})
     one, two = (np.loadtxt(tmp_path / str(w) / "losses.txt") for w in (1, 2))
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=0)
 

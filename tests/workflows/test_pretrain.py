@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from aequorea.volume import from_array
 from aequorea.workflows import pretrain as module
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
 from aequorea.workflows.unlabelled import find_volumes
+from crowd import crowd
 
 
 def volumes(n: int, size: tuple[int, int, int] = (16, 48, 48)) -> list:
@@ -176,14 +174,7 @@ def test_any_number_of_processes_gives_the_losses_of_one(
         return f"pretrain {tmp_path} -o {tmp_path / run} {more} {fields}".split()
 
     def losses(run: str, world: int) -> list[float]:
-        start = f"-m torch.distributed.run --nproc-per-node {world} --master-port {29641 + world} -m aequorea"
-        subprocess.run(
-            [sys.executable, *start.split(), *words(run)],
-            check=True,
-            capture_output=True,
-            timeout=240,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        crowd(world, "-m", "aequorea", *words(run), env={})
         with (tmp_path / run / "metrics.csv").open() as file:
             return [float(row["loss"]) for row in csv.DictReader(file) if row["loss"]]
 
