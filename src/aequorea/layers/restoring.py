@@ -117,11 +117,12 @@ class AddingHead(nn.Module):
     def _restored(self, level: Tensor, image: Tensor) -> Tensor:
         found = self.last(F.relu(self.mix(level)))
         added, logits = found.split([self.outputs * math.prod(self.factor), self.outputs * self.copies], 1)
-        weights = torch.softmax(logits.unflatten(1, (self.outputs, self.copies)), 2)
+        # Taken apart at once: the gradient of picking one by one is as many tensors of zeros.
+        weights = torch.softmax(logits.unflatten(1, (self.outputs, self.copies)), 2).unbind(2)
         bases = [torch.zeros_like(image) for _ in self.ways]
         for n, copy in enumerate(_copies(image)):
             for k, base in enumerate(bases):
-                bases[k] = base + weights[:, :, n * len(self.ways) + k] * copy
+                bases[k] = base + weights[n * len(self.ways) + k] * copy
         out = dealt(added, self.factor)
         for way, base in zip(self.ways, bases):
             out = out + finer(base, self.factor, self.anchor, way)
