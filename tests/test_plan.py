@@ -152,6 +152,15 @@ def test_the_smallest_cap_that_is_named_works(more: int) -> None:
         assert 300_000_000 + bytes_of(tiles, tiling, 1) <= cap + more
 
 
+def test_what_a_tile_takes_counts_its_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = (4, 400, 400)
+    tiling = Tiling.of(NETWORK, size, None)
+    tiles = choose_tiles(tiling, size, 1)
+    with_slabs = bytes_of(tiles, tiling, 1)
+    monkeypatch.setattr(Tiling, "flat", 0)
+    assert with_slabs > 2 * bytes_of(tiles, tiling, 1)  # four planes beside the twenty of a slab
+
+
 def test_a_plan_of_a_prediction_leaves_nothing_behind(tmp_path: Path) -> None:
     image = from_array(nuclei(5, (10, 96, 96))[0], (2.0, 0.5, 0.5))
     plan = plan_predict(model_file("instances", "unet"), image, tmp_path / "out.ome.zarr")

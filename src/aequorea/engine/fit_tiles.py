@@ -7,7 +7,7 @@ from typing import NamedTuple
 from aequorea.engine.inference import Precision, default_device
 from aequorea.engine.memory import refuse, resident
 from aequorea.engine.predict import usual_tile, voxel_bytes
-from aequorea.engine.tiles import Tiling, choose_core, worst_tile
+from aequorea.engine.tiles import Tiling, choose_core, worst_plane, worst_tile
 from aequorea.engine.writer import LABELS
 from aequorea.volume import Triple
 
@@ -109,15 +109,22 @@ def _finer(tiling: Tiling) -> int:
 
 def bytes_of(tiles: Tiles, tiling: Tiling, stored: int, precision: Precision = "auto") -> int:
     """Return the bytes that computing and decoding one tile takes, beside :data:`LOADED`."""
-    computed, kept = worst_tile(tiles.core, tiling.domain.size, tiling.grid, tiling.halo)
+    computed, kept = _at_once(tiles.core, tiling)
     network = min(computed, max(tiles.budget, _smallest(tiling))) * _each(tiling, precision)
     return int(max(network + BLOCKS * stored * _finer(tiling) * kept, DECODED_BYTES * min(kept, LABELS)))
 
 
 def _smallest(tiling: Tiling) -> int:
     """Return how many voxels the smallest tile computes."""
-    where = (tiling.domain.size, tiling.grid, tiling.halo)
-    return worst_tile(choose_core(*where, 1, step=1), *where)[0]
+    core = choose_core(tiling.domain.size, tiling.grid, tiling.halo, 1, step=1, flat=tiling.flat)
+    return _at_once(core, tiling)[0]
+
+
+def _at_once(core: Triple, tiling: Tiling) -> tuple[int, int]:
+    """Return how many voxels a tile computes, with the planes that count beside, and keeps."""
+    where = (core, tiling.domain.size, tiling.grid, tiling.halo)
+    computed, kept = worst_tile(*where)
+    return computed + tiling.flat * worst_plane(*where), kept
 
 
 def _each(tiling: Tiling, precision: Precision) -> float:

@@ -198,9 +198,10 @@ def choose_core(
         options.append([*range(unit, min(whole, 1024), unit), whole])
 
     def cost(core: tuple[int, ...]) -> tuple[bool, float, int]:
-        computed, kept = worst_tile((core[0], core[1], core[2]), domain, grid, halo)
-        plane, _ = worst_tile((1, core[1], core[2]), (1, *domain[1:]), (1, *grid[1:]), (0, *halo[1:]))
-        over = computed + flat * plane > budget or (most is not None and kept > most)
+        block: Triple = (core[0], core[1], core[2])
+        computed, kept = worst_tile(block, domain, grid, halo)
+        beside = flat * worst_plane(block, domain, grid, halo)
+        over = computed + beside > budget or (most is not None and kept > most)
         return (over, computed if over else computed / kept, -kept)
 
     z, y, x = min(product(*options), key=cost)
@@ -215,6 +216,11 @@ def worst_tile(core: Triple, domain: Triple, grid: Triple, halo: Triple) -> tupl
         computed *= min(c + 2 * margin, -(-n // g) * g)
         kept *= min(c, n)
     return computed, kept
+
+
+def worst_plane(core: Triple, domain: Triple, grid: Triple, halo: Triple) -> int:
+    """Return how many voxels each plane of that tile has."""
+    return worst_tile((1, *core[1:]), (1, *domain[1:]), (1, *grid[1:]), (0, *halo[1:]))[0]
 
 
 def part_of(shard: Triple, size: Triple, most: int) -> Triple:
