@@ -183,6 +183,15 @@ def test_targets_are_brought_to_the_units_of_their_images(gain, offset, noise, b
     assert np.abs(found - fine).mean() < 0.01 + 0.2 * noise * fine.std()
 
 
+@given(st.floats(0.1, 10), st.integers(2, 5), st.integers(0, 99))
+def test_planes_that_were_left_out_do_not_bend_the_units(gain: float, factor: int, seed: int) -> None:
+    """Planes unlike the kept ones between them: the line is that of the kept ones, which are in both."""
+    fine = np.random.default_rng(seed).random((3 * factor, 12, 12)).astype(np.float32)
+    target = TargetImage(from_array(fine * gain + 7))
+    found = in_units_of(from_array(fine[::factor]), target, "corner").volume.read()[0]
+    np.testing.assert_allclose(found, fine, atol=1e-3)
+
+
 def test_what_has_no_line_keeps_its_own_range() -> None:
     stack = from_array(np.random.default_rng(0).random((9, 20, 20), np.float32))
     plane = np.random.default_rng(1).random((1, 20, 20), np.float32) * 700 + 40

@@ -22,6 +22,8 @@ from aequorea.volume import Region, Spacing, Triple
 
 LossName = Literal["log_l2", "fitted", "l2", "l1", "charbonnier", "ssim"]
 LOSSES = get_args(LossName)
+Anchor = Literal["centre", "corner"]
+"""Where a voxel lies on a finer grid: in the middle of those that divide it, or on the first, others being left out."""
 SOFT = 1e-3
 """Of the Charbonnier loss, in units of the intensity range."""
 FLOOR = 1e-5
@@ -79,7 +81,7 @@ class AddingHead(nn.Module):
         stride: Triple,
         outputs: int,
         factor: Triple = (1, 1, 1),
-        anchor: Literal["corner", "centre"] = "centre",
+        anchor: Anchor = "centre",
         planes: int = 1,
     ) -> None:
         super().__init__()
@@ -234,7 +236,7 @@ def dealt(x: Tensor, factor: Triple) -> Tensor:
 def finer(
     x: Tensor,
     factor: Triple,
-    anchor: Literal["corner", "centre"],
+    anchor: Anchor,
     way: Literal["linear", "cubic"] = "linear",
 ) -> Tensor:
     """Return the interpolation of x_BCZYX on the finer grid; beyond the last voxels it goes on as they are.

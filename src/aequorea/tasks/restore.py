@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aequorea.annotations import Annotation, TargetImage
 from aequorea.layers.plane_window import PlaneWindow
 from aequorea.layers.published import PublishedSpec, published_head, published_stem
-from aequorea.layers.restoring import AddingHead, LossName, SurfaceHead, VolumeHead, loss
+from aequorea.layers.restoring import AddingHead, Anchor, LossName, SurfaceHead, VolumeHead, loss
 from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
 from aequorea.plugs import Layout
 from aequorea.results import Output, Result
@@ -63,6 +63,7 @@ class Restoration:
     better = "psnr"
     dense_dtype = "float32"
     unmirrored: tuple[int, ...] = ()
+    anchor: ClassVar[Anchor] = "centre"
 
     def __init__(self, spec: Any) -> None:
         self.spec = spec
@@ -246,11 +247,12 @@ class Isotropic(Restoration):
 
     Spec = IsotropicSpec
     unmirrored = (1,)
+    anchor = "corner"
 
     def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that gives planes between those of the image."""
         factor: Triple = (self.spec.factor, 1, 1)
-        return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor, "corner")
+        return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor, self.anchor)
 
 
 class Project(Restoration):

@@ -35,6 +35,7 @@ from aequorea.engine.train import Outcome, TrainSpec, process, step_bytes, train
 from aequorea.errors import DataError, SpecError
 from aequorea.layers.forest import ForestHead
 from aequorea.layers.network import Network
+from aequorea.layers.restoring import Anchor
 from aequorea.model import Model, card_of, load, take_body
 from aequorea.registry import build, find
 from aequorea.results import MemoryOutput
@@ -302,7 +303,8 @@ def in_range(item: Item, intensity: Intensity, task: Any) -> Item:
     """Return an item with its image normalised, and a target in the same units where the task answers in counts."""
     image = normalised(item.image, intensity)
     if isinstance(item.annotation, TargetImage) and is_counted(task):
-        return replace(item, image=image, annotation=in_units_of(image, item.annotation))
+        anchor: Anchor = getattr(task, "anchor", "centre")
+        return replace(item, image=image, annotation=in_units_of(image, item.annotation, anchor))
     return replace(item, image=image)
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from aequorea.annotations import TargetImage
+from aequorea.layers.restoring import Anchor
 from aequorea.scores.restoration import Fit, Moments
 from aequorea.signal.intensity import measure
 from aequorea.volume import Array, Region, Volume
@@ -23,7 +24,7 @@ LEAST = 0.05
 """Correlation of image and target below which a line between them means nothing."""
 
 
-def in_units_of(image: Volume, target: TargetImage) -> TargetImage:
+def in_units_of(image: Volume, target: TargetImage, anchor: Anchor = "centre") -> TargetImage:
     """Return a target in the units of its (normalised) image, float32.
 
     Parameters
@@ -32,10 +33,14 @@ def in_units_of(image: Volume, target: TargetImage) -> TargetImage:
         Normalised.
     target
         On the image's grid, a multiple of it, or another one.
+    anchor
+        What a voxel of the image is compared with on a finer grid: ``centre``, the mean of the voxels that divide it;
+        ``corner``, the first of them, the others having been left out.
     """
     volume = target.volume
     lines = [
-        _fitted(image, volume, channel) or _ranged(volume, channel) for channel in range(volume.shape[0])
+        _fitted(image, volume, channel, anchor) or _ranged(volume, channel)
+        for channel in range(volume.shape[0])
     ]
     gain = np.array([line.gain for line in lines], np.float32)[:, None, None, None]
     offset = np.array([line.offset for line in lines], np.float32)[:, None, None, None]
@@ -49,7 +54,7 @@ def in_units_of(image: Volume, target: TargetImage) -> TargetImage:
     return TargetImage(replace(volume, reader=reader, dtype=np.dtype(np.float32), levels=()))
 
 
-def _fitted(image: Volume, target: Volume, channel: int) -> Fit | None:
+def _fitted(image: Volume, target: Volume, channel: int, anchor: Anchor) -> Fit | None:
     """Return the line of a channel; ``None`` where the grids do not divide or what they show has nothing in common."""
     factor = [m // n for n, m in zip(image.size, target.size)]
     if any(n * f != m for n, m, f in zip(image.size, target.size, factor)):
@@ -62,7 +67,8 @@ def _fitted(image: Volume, target: Volume, channel: int) -> Fit | None:
         fine = target.read(Region.at(start, [n * f for n, f in zip(region.size, factor)]))[channel]
         y = image.read(region)[min(channel, image.shape[0] - 1)].astype(np.float64)
         z, h, w = region.size
-        x = fine.astype(np.float64).reshape(z, factor[0], h, factor[1], w, factor[2]).mean((1, 3, 5))
+        parts = fine.astype(np.float64).reshape(z, factor[0], h, factor[1], w, factor[2])
+        x = parts.mean((1, 3, 5)) if anchor == "centre" else parts[:, 0, :, 0, :, 0]
         known = np.isfinite(x) & np.isfinite(y)
         total += Moments.of(x[known], y[known])
     return total.fit if total.correlation >= LEAST else None
