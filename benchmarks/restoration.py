@@ -9,7 +9,7 @@ Parts (``--only``):
 - ``w2s``: one frame against the mean of 400, 14 fields of 3 channels, three splits of 10 and 4 fields;
 - ``fmd``: frames against the mean of 50, each field left out in turn; of three microscopes, one with smeared noise;
 - ``planes``: every 4th and 8th plane of real volumes kept, scored on the planes left out, three seeds; trained on
-  other specimens;
+  other specimens, and on what the kept planes show of each other;
 - ``photons``: simulated structures at 5 to 50 photons through a microscope of the training's kind, against no noise;
 - ``super_resolve``, ``project``, ``light_field``, ``deblur``, ``isotropic``: simulated specimens, the tested ones of
   other kinds, and of a microscope outside the training's ranges.
@@ -30,7 +30,7 @@ import os
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from aequorea.signal.degrade_unseen import UNSEEN
 from aequorea.signal.structures import TRAIN_KINDS, structure
 from aequorea.signal.structures_unseen import TEST_KINDS
 from aequorea.signal.structures_unseen import UNSEEN as OTHER
-from aequorea.volume import Spacing
+from aequorea.volume import Spacing, Triple
 from aequorea.workflows.open import open as open_volume
 from arms import Budget, Field, Image, Restore, by_network, classical, decibels, stack, trained
 
@@ -70,7 +70,7 @@ def oracle(field: Field) -> float:
 def network(part: Part, budget: Budget, arm: str) -> tuple[Restore, float, int]:
     """Return a network trained for so much processor time, that time and its steps."""
     model, spent, steps = trained(
-        part.task, part.train, budget, seed=part.seed, backbone=ARMS[arm], patch=PATCHES.get(arm)
+        part.task, part.train, budget, seed=part.seed, backbone=ARMS[arm], patch=PATCHES.get(arm, part.patch)
     )
     return by_network(model), spent, steps
 
@@ -146,6 +146,10 @@ TAUGHT = (
     "neubias_confocal/nuclei_bright",
 )
 """Volumes of other specimens to learn from, thinned along each axis: what matters is that they are of many kinds."""
+OWN = 3
+"""Times that what a volume tells of itself stands among what is learnt."""
+PATCH = (8, 48, 48)
+"""Voxels of a training patch of thinned volumes, some of which are smaller: the usual one would be as small as they."""
 MOST = 192
 """Voxels of a volume to learn from along y and x."""
 
@@ -173,6 +177,19 @@ def scored(data: Path, factor: int) -> list[Field]:
         thinned(open_volume(data / "open" / f"{path}.tif").read()[0], name, factor)
         for name, path in SCORED.items()
     ]
+
+
+def own(field: Field, factor: int) -> list[Field]:
+    """Return what a thinned volume tells of itself: planes amid their neighbours, and sections thinned alike."""
+    kept = field.image
+    image = kept[::2]
+    target = np.full((len(image) * factor, *kept.shape[1:]), np.nan, np.float32)
+    target[::factor] = image
+    amid = kept[1::2]
+    target[factor // 2 :: factor][: len(amid)] = amid
+    coarser = Field(f"{field.name} amid", image, target, f"{field.name} amid", (2.0 * factor, 1.0, 1.0))
+    axes = [axis for axis in (1, 2) if kept.shape[axis] >= 4 * factor]
+    return [coarser, *(thinned(kept, f"{field.name} {axis}", factor, axis) for axis in axes)]
 
 
 def left_out(volume: Image, factor: int) -> Image:
@@ -229,6 +246,7 @@ class Part:
     train: list[Field]
     test: list[Field]
     seed: int = 0
+    patch: Triple | None = None
 
 
 def parts(name: str, data: Path, quick: bool) -> list[Part]:
@@ -262,17 +280,17 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
             for group in groups[: 1 if quick else None]
         ]
     if name == "planes":
-        return [
-            Part(
-                f"x{factor}, seed {seed}",
-                {"name": "isotropic", "factor": factor},
-                taught(data, factor),
-                scored(data, factor),
-                seed,
-            )
-            for seed in range(3)
-            for factor in (4, 8)
-        ]
+        made = []
+        for factor in (4, 8):
+            tested = scored(data, factor)
+            told = [one for field in tested for one in own(field, factor)]
+            # Half of the samples are the volumes' own.
+            again = [replace(one, name=f"{one.name}, {n}") for n in range(OWN) for one in told]
+            for seed in range(3):
+                task = {"name": "isotropic", "factor": factor}
+                learnt = taught(data, factor) + again
+                made.append(Part(f"x{factor}, seed {seed}", task, learnt, tested, seed, PATCH))
+        return made
     train, test = (4, 2) if quick else (SPECIMENS, TESTED)
     if name == "photons":
         return [Part("5 to 50", {"name": "denoise"}, photons(train, 0, 5, 50), photons(test, 1, 5, 50))]
