@@ -306,6 +306,15 @@ def test_patches_are_about_cubic() -> None:
     assert patch_size([(10, 20, 30), (50, 10, 60)], (4, 4, 4)) == (12, 12, 32)
 
 
+def test_small_images_that_make_all_samples_small_are_named(tmp_path: Path) -> None:
+    items = [*specimens(1, 2, 3), item(*nuclei(4, (8, 16, 16)), "scrap")]
+    own = {"patch": None, "held_out": 0}
+    said = finetune(items, tmp_path / "a", recipe(**own)).lines
+    assert any("(as scrap, (8, 16, 16))" in line and "--set patch=[10,48,48]" in line for line in said)
+    alike = finetune(items[:3], tmp_path / "b", recipe(**own)).lines
+    assert not any("--set patch" in line for line in alike)
+
+
 def test_unknown_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="did you mean 'unet'"):
         finetune(specimens(1), tmp_path / "a", recipe(backbone="unett"))

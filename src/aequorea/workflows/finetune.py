@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -361,6 +362,8 @@ def _fit(
     )
     if source.task.annotation == "label":
         _guard_scarce_labels(sampler.counts, start is not None, say)
+    if spec.patch is None and not frozen:
+        _tell_of_small_images([item.name for item in source.train], [pair.tiling for pair in pairs], say)
     evaluate = _evaluator(source, model) if source.held else None
     forest_head = isinstance(network.head, ForestHead)
     in_place = all(pair.tiling.output(pair.tiling.domain) == pair.tiling.domain for pair in pairs)
@@ -444,10 +447,13 @@ def _require_memory(
     require(0, "neither preparing nor training may take more")
 
 
-def patch_of(tilings: Sequence[Tiling]) -> Triple:
-    """Return voxels (z, y, x) of a training patch of the body's grid: fewer where the body computes many for each."""
+def patch_of(tilings: Sequence[Tiling], sizes: Sequence[Triple] = ()) -> Triple:
+    """Return voxels (z, y, x) of a training patch of the body's grid: fewer where the body computes many for each.
+
+    Of images of other sizes, where they are given.
+    """
     depth = max(1.0, tilings[0].reads(tilings[0].domain).size[0] / tilings[0].domain.size[0])
-    return patch_size([t.domain.size for t in tilings], tilings[0].grid, PATCH_VOXELS / depth)
+    return patch_size(sizes or [t.domain.size for t in tilings], tilings[0].grid, PATCH_VOXELS / depth)
 
 
 def patch_size(sizes: Sequence[Triple], grid: Triple, voxels: float = PATCH_VOXELS) -> Triple:
@@ -523,6 +529,20 @@ def _guard_scarce_labels(counts: dict[int, int], trained: bool, say: list[str]) 
             say.append(
                 f"only {count} labelled voxels of class {stratum}: paint more before trusting the result"
             )
+
+
+def _tell_of_small_images(names: Sequence[str], tilings: Sequence[Tiling], say: list[str]) -> None:
+    """Say when a few small images make the samples of all much smaller than most could give."""
+    sizes = [t.domain.size for t in tilings]
+    middle = [int(n) for n in np.median(sizes, 0)]
+    patch, usual = patch_of(tilings), patch_of(tilings, [(middle[0], middle[1], middle[2])])
+    if math.prod(patch) > math.prod(usual) / 2 or patch[0] == 1:
+        return
+    least = min(range(len(sizes)), key=lambda n: math.prod(sizes[n]))
+    say.append(
+        f"samples have {patch} voxels: the smallest images give no larger ones (as {names[least]}, {sizes[least]}); "
+        f"most give {usual}. Leave those out, or pad them: --set patch=[{','.join(map(str, usual))}]"
+    )
 
 
 def _calibrate(model: Model, source: _Data, say: list[str]) -> dict[str, float]:
