@@ -286,9 +286,9 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
             told = [one for field in tested for one in own(field, factor)]
             # Half of the samples are the volumes' own.
             again = [replace(one, name=f"{one.name}, {n}") for n in range(OWN) for one in told]
+            learnt = taught(data, factor) + again
+            task = {"name": "isotropic", "factor": factor}
             for seed in range(3):
-                task = {"name": "isotropic", "factor": factor}
-                learnt = taught(data, factor) + again
                 made.append(Part(f"x{factor}, seed {seed}", task, learnt, tested, seed, PATCH))
         return made
     train, test = (4, 2) if quick else (SPECIMENS, TESTED)

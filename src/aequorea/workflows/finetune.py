@@ -363,7 +363,9 @@ def _fit(
     if source.task.annotation == "label":
         _guard_scarce_labels(sampler.counts, start is not None, say)
     if spec.patch is None and not frozen:
-        _tell_of_small_images([item.name for item in source.train], [pair.tiling for pair in pairs], say)
+        _tell_of_small_images(
+            [item.name for item in source.train], [pair.tiling for pair in pairs], patch, say
+        )
     evaluate = _evaluator(source, model) if source.held else None
     forest_head = isinstance(network.head, ForestHead)
     in_place = all(pair.tiling.output(pair.tiling.domain) == pair.tiling.domain for pair in pairs)
@@ -531,11 +533,13 @@ def _guard_scarce_labels(counts: dict[int, int], trained: bool, say: list[str]) 
             )
 
 
-def _tell_of_small_images(names: Sequence[str], tilings: Sequence[Tiling], say: list[str]) -> None:
+def _tell_of_small_images(
+    names: Sequence[str], tilings: Sequence[Tiling], patch: Triple, say: list[str]
+) -> None:
     """Say when a few small images make the samples of all much smaller than most could give."""
     sizes = [t.domain.size for t in tilings]
     middle = [int(n) for n in np.median(sizes, 0)]
-    patch, usual = patch_of(tilings), patch_of(tilings, [(middle[0], middle[1], middle[2])])
+    usual = patch_of(tilings, [(middle[0], middle[1], middle[2])])
     if math.prod(patch) > math.prod(usual) / 2 or patch[0] == 1:
         return
     least = min(range(len(sizes)), key=lambda n: math.prod(sizes[n]))
