@@ -13,8 +13,9 @@ import pytest
 from hypothesis import settings
 
 from aequorea import registry
+from aequorea.settings import settle
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before PyTorch is imported
+settle()  # as the command line does; before PyTorch is imported
 
 # How long an example takes says something of the machine's other work, nothing of the law.
 settings.register_profile("untimed", deadline=None)

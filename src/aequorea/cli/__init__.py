@@ -6,7 +6,6 @@ Each file here is one command and exposes ``command(app)``; heavy imports stay i
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from importlib import import_module
@@ -15,6 +14,7 @@ import typer
 
 from aequorea import __version__
 from aequorea.errors import AequoreaError, AequoreaWarning
+from aequorea.settings import settle
 
 COMMANDS = (
     "demo",
@@ -64,9 +64,7 @@ def main() -> None:
             print(f"note: {message}", file=sys.stderr)
 
     warnings.showwarning = show  # type: ignore[assignment]
-    # Threads that wait for each other sleep instead of spinning: reading, writing and other programs need the
-    # processors, and where those are shared training takes a third of the time. PyTorch looks at it on import.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    settle()
     words = sys.argv[1:] or ["--help"]
     try:
         code = _app()(words, standalone_mode=False)

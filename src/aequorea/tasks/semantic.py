@@ -187,7 +187,7 @@ class Semantic:
             probability = torch.sigmoid(output)
         else:
             probability = torch.softmax(output, 1)[:, 1:]
-        return probability.mul(255).round_().to(torch.uint8)
+        return probability.mul_(255).round_().to(torch.uint8)
 
     def decode(self, dense: Volume, image: Volume | None, out: Output, point: dict[str, float]) -> None:
         """Write the layer ``classes`` (uint8)."""
