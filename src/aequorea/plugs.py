@@ -142,9 +142,8 @@ class Task(Protocol):
         The score that evaluations compare (higher is better).
 
     A restoration also has ``in_counts = True``: training targets are brought to the units of their normalised images,
-    and ``decode`` is given the stored output in the image's own counts and type. ``unmirrored`` names axes (1: z, 2: y,
-    3: x) along which training does not mirror; ``anchor = "corner"`` says that of a finer target the voxels between
-    those of the image were left out, and not averaged.
+    and ``decode`` is given the stored output in the image's own counts and type. ``anchor = "corner"`` says
+    that of a finer target the voxels between those of the image were left out, and not averaged.
     """
 
     Spec: ClassVar[type[Spec]]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aequorea.engine.sampler import Pair, Sampler
+from aequorea.engine.sampler import Pair, Sampler, turned
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError
 from aequorea.volume import from_array
@@ -82,16 +82,30 @@ def test_noise_is_smeared_in_a_share_of_the_samples_and_stays_as_strong() -> Non
     one = Pair(from_array(image), from_array(target[None]), tiling)
     drawn = {}
     for share in (0.0, 0.5):
-        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, 0.0, unmirrored=(1,), smeared=share)
+        sampler = Sampler([one], strata_of_any, (4, 64, 64), 0, 0.0, smeared=share)
         drawn[share] = [sampler(n) for n in range(40)]
     alike = []
     for plain, smeared in zip(*drawn.values()):
         np.testing.assert_array_equal(plain["target"], smeared["target"])
-        np.testing.assert_array_equal(plain["image"][:, 0], smeared["image"][:, 0])  # nothing is known there
-        noise = (smeared["image"] - smeared["target"])[:, 1:]
+        known = np.isfinite(smeared["target"][:, :, 0, 0])
+        np.testing.assert_array_equal(plain["image"][~known], smeared["image"][~known])
+        noise = (smeared["image"] - smeared["target"])[known]
         assert 0.08 < noise.std() < 0.12
         alike.append(np.corrcoef(noise[..., 1:].ravel(), noise[..., :-1].ravel())[0, 1])
     assert 10 < np.sum(np.array(alike) > 0.1) < 30 and max(alike) > 0.5 and abs(np.median(alike)) < 0.5
+
+
+@given(n=st.integers(1, 5), factor=st.integers(1, 4), seed=st.integers(0, 99))
+def test_in_a_mirror_planes_that_were_kept_stay_with_their_own(n: int, factor: int, seed: int) -> None:
+    target = np.broadcast_to(np.arange(n * factor, dtype=np.float32)[:, None, None], (1, n * factor, 4, 4))
+    image, found = turned(target[:, ::factor], target, np.random.default_rng(seed), "corner")
+    np.testing.assert_array_equal(found[:, ::factor], image)
+    planes, last = found[0, :, 0, 0], (n - 1) * factor
+    if planes[0] == 0:
+        np.testing.assert_array_equal(planes, np.arange(n * factor))
+    else:
+        np.testing.assert_array_equal(planes[: last + 1], np.arange(last, -1, -1))
+        assert np.isnan(planes[last + 1 :]).all()
 
 
 def test_no_label_is_an_error() -> None:

@@ -325,7 +325,7 @@ def test_no_pixel_of_the_target_reaches_the_input(name: str) -> None:
     for other in (target, target[::-1, ::-1].copy() + 7):
         known = TargetImage(from_array(other.astype(np.float32)))
         one = Pair(from_array(image.astype(np.float32)), task.target(known, SPACING), tiling)
-        sampler = Sampler([one], task.strata, (4, 16, 16), 0, brightness=0.0, unmirrored=task.unmirrored)
+        sampler = Sampler([one], task.strata, (4, 16, 16), 0, brightness=0.0, anchor=task.anchor)
         drawn.append([sampler(index) for index in range(6)])
     for first, second in zip(*drawn):
         assert np.array_equal(first["image"], second["image"], equal_nan=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aequorea.engine.sampler import turned
+from aequorea.layers.restoring import Anchor
 from aequorea.volume import Array, Region, Triple, Volume
 
 
@@ -21,14 +21,14 @@ class Recorded:
         Normalised, float32, each on its own grid.
     step
         Voxels (z, y, x) of the image: a piece begins at a multiple of them, as of the pixels under a lenslet.
-    unmirrored
+    anchor
         As for :class:`aequorea.engine.sampler.Sampler`.
     """
 
     image: Volume
     target: Volume
     step: Triple = (1, 1, 1)
-    unmirrored: Sequence[int] = ()
+    anchor: Anchor = "centre"
 
     def fits(self, image: Triple, target: Triple) -> bool:
         """Whether there are pieces of such sizes (z, y, x): as large, both sides to each other as its own."""
@@ -48,6 +48,5 @@ class Recorded:
         fine = [a * t // i for a, i, t in zip(start, image, target)]
         seen = self.image.read(Region.at(start, image))[channel][None]
         wanted = self.target.read(Region.at(fine, target))[min(channel, self.target.shape[0] - 1)][None]
-        mirrored = [axis for axis in (1, 2, 3) if axis not in self.unmirrored]
-        seen, wanted = turned(seen, wanted, rng, mirrored)
+        seen, wanted = turned(seen, wanted, rng, self.anchor)
         return np.ascontiguousarray(seen), np.ascontiguousarray(wanted)

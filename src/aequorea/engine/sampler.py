@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError
+from aequorea.layers.restoring import Anchor
 from aequorea.volume import Array, Region, Triple, Volume
 
 BLOCK: Triple = (8, 8, 8)
@@ -58,8 +59,8 @@ class Sampler:
     brightness
         Standard deviation of the logarithm of a factor that the image is varied by, with an offset; 0: neither is, as
         where the target is an intensity.
-    unmirrored
-        Axes (1: z, 2: y, 3: x) along which image and target are not the same in a mirror.
+    anchor
+        Where the voxels of the image lie among those of a finer target, as for :func:`turned`.
     smeared
         Share of the samples whose noise is smeared: what a target does not explain of its image, as cameras that bin,
         interpolate or blur smear it.
@@ -77,12 +78,11 @@ class Sampler:
         patch: Triple,
         seed: int,
         brightness: float = BRIGHTNESS,
-        unmirrored: Sequence[int] = (),
+        anchor: Anchor = "centre",
         smeared: float = 0.0,
     ) -> None:
         self.pairs, self.patch, self.seed, self._brightness = list(pairs), patch, seed, brightness
-        self._smeared = smeared
-        self._mirrored = [axis for axis in (1, 2, 3) if axis not in unmirrored]
+        self._smeared, self._anchor = smeared, anchor
         self._kinds = strata
         self.counts: dict[int, int] = {}
         self._index: dict[int, list[tuple[int, _Index]]] = {}
@@ -106,7 +106,7 @@ class Sampler:
         places = np.argwhere(self._kinds(pair.target.read(block)) == stratum)
         centre = places[int(rng.integers(len(places)))] + np.array(block.start)
         image, target = self._cut(pair, centre, rng)
-        image, target = turned(image, target, rng, self._mirrored)
+        image, target = turned(image, target, rng, self._anchor)
         if self._smeared and rng.random() < self._smeared:
             image = _smear_noise(image, target, rng)
         image = _dim(image, rng, self._brightness) if self._brightness else np.ascontiguousarray(image)
@@ -163,16 +163,29 @@ def _embed(block: Array, inside: Region, wanted: Region, fill: float) -> Array:
 
 
 def turned(
-    image: Array, target: Array, rng: np.random.Generator, mirrored: Sequence[int] = (1, 2, 3)
+    image: Array, target: Array, rng: np.random.Generator, anchor: Anchor = "centre"
 ) -> tuple[Array, Array]:
     """Mirror along axes and swap y and x, image and target alike.
 
     An axis that only the target has (depth, made from one plane) is not in the image to be mirrored.
+
+    Parameters
+    ----------
+    image, target
+        Axes ``C Z Y X``; the target is as fine or finer by whole factors.
+    anchor
+        ``"corner"``: voxel k of the image is voxel k·factor of a finer target, those between were left out. In a mirror
+        what lay before the first voxel of the image would be needed behind its last one, and is unknown (NaN).
     """
-    flips = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5 and axis in mirrored)
+    flips = tuple(axis for axis in (1, 2, 3) if rng.random() < 0.5)
     flips = tuple(axis for axis in flips if image.shape[axis] > 1 or target.shape[axis] == 1)
     swap = rng.random() < 0.5 and image.shape[2] == image.shape[3] and target.shape[2] == target.shape[3]
+    factors = {axis: target.shape[axis] // image.shape[axis] for axis in flips if anchor == "corner"}
     image, target = np.flip(image, flips), np.flip(target, flips)
+    for axis, factor in factors.items():
+        unknown = [(0, factor - 1) if i == axis else (0, 0) for i in range(4)]
+        known = target[(slice(None),) * axis + (slice(factor - 1, None),)]
+        target = np.pad(known, unknown, constant_values=np.nan)
     if swap:
         image, target = image.swapaxes(2, 3), target.swapaxes(2, 3)
     return image, target

@@ -122,7 +122,7 @@ class RestoreMany(nn.Module):
         made = self.spec.degrade
         for name, pairs in recorded.items():
             step = (1, made.views, made.views) if name == "light_field" else (1, 1, 1)
-            own = [Recorded(image, target, step, self.tasks[name].unmirrored) for image, target in pairs]
+            own = [Recorded(image, target, step, self.tasks[name].anchor) for image, target in pairs]
             sizes = [self._sizes(name, patch) for patch in patches or [SIMULATED] if self._fits(name, patch)]
             if not any(pair.fits(*size) for pair in own for size in sizes):
                 shown = f"images of {own[0].image.size} with targets of {own[0].target.size}"

@@ -62,7 +62,6 @@ class Restoration:
     in_counts = True
     better = "psnr"
     dense_dtype = "float32"
-    unmirrored: tuple[int, ...] = ()
     anchor: ClassVar[Anchor] = "centre"
 
     def __init__(self, spec: Any) -> None:
@@ -246,7 +245,6 @@ class Isotropic(Restoration):
     """Planes between the planes: plane k of the image is plane k·factor of the output."""
 
     Spec = IsotropicSpec
-    unmirrored = (1,)
     anchor = "corner"
 
     def own_head(self, layout: Layout) -> nn.Module:

@@ -357,7 +357,7 @@ def _fit(
         patch,
         spec.train.seed,
         brightness=spec.brightness if source.task.annotation != "image" else 0.0,
-        unmirrored=getattr(source.task, "unmirrored", ()),
+        anchor=getattr(source.task, "anchor", "centre"),
         smeared=getattr(source.task.spec, "smeared", 0.0),
     )
     if source.task.annotation == "label":
