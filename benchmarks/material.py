@@ -35,7 +35,9 @@ def blobs(seed: int = 0) -> Array:
 def store_volume(path: Path, size: Triple, block: Array | None = None) -> Path:
     """Write the block, repeated to a volume of ``size`` voxels (z, y, x), as OME-Zarr; returns the path."""
     block = blobs() if block is None else block
-    out = ZarrOutput(path, identity="material", shard=(64, 512, 512), pyramid=False, root="image")
+    out = ZarrOutput(
+        path, identity="material", shard=(64, 512, 512), chunk=(64, 64, 64), pyramid=False, root="image"
+    )
     layer = out.layer("image", size=size, dtype=np.uint16, kind="image", spacing=SPACING)
     for region in list(layer.pending()):
         index = [np.arange(a, b) % n for a, b, n in zip(region.start, region.stop, BLOCK)]

@@ -32,6 +32,10 @@ from aequorea.results import Result, Table
 from aequorea.volume import Spacing, Triple
 
 STATE_VERSION = 1
+CHUNK: Triple = (64, 64, 64)
+CHUNKS: dict[int, Triple] = {1: (64, 128, 128), 2: (64, 64, 128)}
+"""Voxels (z, y, x) of a chunk, a megabyte, by the bytes of a voxel; of wider types :data:`CHUNK`. Smaller ones cost
+more in tasks of zarr-python than in decoding; larger ones are read whole for the rim of a tile."""
 LABELS = 5 * 2**20
 """Most voxels of a shard of labels: they are decoded at once, which takes more memory for each than the network."""
 
@@ -47,7 +51,8 @@ class ZarrOutput:
         A digest of all that decides the result (model, input, spec). A store of another identity is not taken
         up.
     shard, chunk
-        Voxels (z, y, x) of one file, and about those of one compressed piece in it: pieces divide a shard.
+        Voxels (z, y, x) of one file, and about those of one compressed piece in it (default: of a megabyte, in
+        :data:`CHUNKS`): pieces divide a shard.
         Both are smaller for smaller layers; a shard of labels has at most :data:`LABELS` voxels.
     overwrite
         Begin anew, deleting a store that is there.
@@ -85,7 +90,7 @@ class ZarrOutput:
         *,
         identity: str,
         shard: Triple = (256, 256, 256),
-        chunk: Triple = (64, 64, 64),
+        chunk: Triple | None = None,
         overwrite: bool = False,
         pyramid: bool = True,
         label_levels: Literal["nearest", "mode"] = "nearest",
@@ -141,7 +146,8 @@ class ZarrOutput:
         if kind == "label" and whole.kind not in "iu":
             raise ValueError(f"layer '{name}': labels are whole numbers, not {whole}")
         shard = part_of(self._shard, size, LABELS) if kind == "label" else self._shard
-        chunk, shard = fit(size, _divisors(shard, self._chunk), shard)
+        chunk = self._chunk or CHUNKS.get(whole.itemsize, CHUNK)
+        chunk, shard = fit(size, _divisors(shard, chunk), shard)
         spec = LayerSpec(
             name=name,
             size=size,

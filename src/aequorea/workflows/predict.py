@@ -36,7 +36,6 @@ from aequorea.volume import Array, Region, Spacing, Triple, Volume
 from aequorea.workflows.explain import explain
 from aequorea.workflows.open import opened
 
-CHUNK: Triple = (64, 64, 64)
 MOST_MEASURED = 2**40
 """Voxels above which a region's intensity range stands for the volume's, which would take days to read."""
 COUNTED = 10**13
@@ -211,7 +210,6 @@ def _predict(
         out,
         identity=identity,
         shard=shard,
-        chunk=CHUNK,
         overwrite=overwrite,
         root="restored" if counts else "dense",
         origin=_origin(region, volume.spacing),
