@@ -41,7 +41,7 @@ from aequorea.engine import predict as engine
 from aequorea.engine.inference import Runner
 from aequorea.model import Model
 from aequorea.signal.intensity import measure
-from aequorea.volume import ORIGIN, Array, Triple
+from aequorea.volume import ORIGIN, Array, Triple, Volume
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.predict import Predicted, predict
 
@@ -128,14 +128,16 @@ def median(values: Iterable[float]) -> float:
     return float(np.median(list(values)))
 
 
+def on_disk(folder: Path, model: Model, size: Triple) -> tuple[Volume, Callable[[], Predicted]]:
+    """Return a volume on disk, and what predicts it, each time into another store."""
+    volume = open_volume(material.store_volume(folder / "in.ome.zarr", size))
+    places = (folder / f"out{i}.ome.zarr" for i in count())
+    return volume, lambda: predict(model, volume, next(places), say=lambda line: None)
+
+
 def outside(folder: Path, model: Model, size: Triple, repeats: int) -> tuple[float, float]:
     """Return CPU-seconds per gigavoxel outside the network, of one layer of output and of two; medians."""
-    volume = open_volume(material.store_volume(folder / "large.ome.zarr", size))
-    places = (folder / f"rest{i}.ome.zarr" for i in count())
-
-    def ours() -> Predicted:
-        return predict(model, volume, next(places), say=lambda line: None)
-
+    _, ours = on_disk(folder / "large", model, size)
     with_runner(Recorder, ours)
     both = partial(with_runner, Replay, ours)
     spent: dict[str, list[float]] = {}
@@ -151,12 +153,7 @@ def outside(folder: Path, model: Model, size: Triple, repeats: int) -> tuple[flo
 
 def compare(folder: Path, model: Model, size: Triple, large: Triple, repeats: int, monai_repeats: int) -> int:
     """Time everything in turn, print it, and return 1 if a bar is missed."""
-    volume = open_volume(material.store_volume(folder / "in.ome.zarr", size))
-    places = (folder / f"out{i}.ome.zarr" for i in count())
-
-    def ours() -> Predicted:
-        return predict(model, volume, next(places), say=lambda line: None)
-
+    volume, ours = on_disk(folder / "usual", model, size)
     done = with_runner(Recorder, ours)
     tiles = Recorder.last.tiles
     assert done.timing is not None

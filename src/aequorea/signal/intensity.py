@@ -103,7 +103,7 @@ def measure(volume: Volume, *, progress: bool = True, total: Total | None = None
             return total(name, regions, count)
         return count_all(volume, regions, count, progress=progress)
 
-    upper = added("upper", lambda _, channel: _count_upper(channel))
+    upper = added("upper", lambda _, channel: count_upper(channel))
     values = _upper_values(volume.dtype)
     orders = [_Order(values, counts) for counts in upper]
     if volume.dtype.itemsize > 2:
@@ -276,7 +276,8 @@ def _upper_values(dtype: np.dtype[Any]) -> Values:
         return codes.astype(np.float64)
 
 
-def _count_upper(flat: Array) -> Counts:
+def count_upper(flat: Array) -> Counts:
+    """Count by value of 16 bits at most, or by the upper 16 bits of float32; in parts that stay in the cache."""
     bins = 256 if flat.itemsize == 1 else CODES
     counts = np.zeros(bins, np.int64)
     for piece in _pieces(flat):

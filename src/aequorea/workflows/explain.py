@@ -6,7 +6,7 @@ import numpy as np
 
 from aequorea.model import Model
 from aequorea.results import Result
-from aequorea.signal.intensity import Intensity
+from aequorea.signal.intensity import Intensity, count_upper
 from aequorea.signal.resample import TOLERATED
 from aequorea.volume import Volume
 
@@ -73,8 +73,7 @@ def threshold_curve(dense: Volume) -> dict[float, float]:
     )
     counts = np.zeros(256, np.int64)
     for region in level.region.split((64, 512, 512)):
-        for plane in level.read(region)[0]:  # plane by plane: stays in the cache
-            counts += np.bincount(plane.ravel(), minlength=256)
+        counts += count_upper(level.read(region)[0].ravel())
     above = counts[::-1].cumsum()[::-1] / max(1, counts.sum())
     return {t / 10: float(above[round(25.5 * t)]) for t in range(1, 10)}
 
