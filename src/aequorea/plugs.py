@@ -69,6 +69,8 @@ class Backbone(Protocol):
     Input of any size: the body pads what it needs at the far ends and crops its levels back to
     ``ceil(size / stride)``. ``ndim`` is 2 or 3; a 2-D body receives planes as batch. ``points`` names the modules to
     which adapters attach. ``trainable`` is false for a fixed bank of filters: only the head is fitted then.
+
+    A body in 3-D with ``cuts = True`` takes a fourth argument, a region of x, and makes its finest level of that alone.
     """
 
     Spec: ClassVar[type[Spec]]
@@ -90,6 +92,7 @@ class Head(Protocol):
     ``x_BCZYX`` is what the stem gave the body, to whose region the output belongs (it covers ``output_grid`` of it):
     its size says where coarser levels are to be cropped, and a restoration is what is to be added to it. One that looks
     beyond a voxel, at its neighbours in the finest level, says so: ``reach``, in voxels (z, y, x) of the body's grid.
+    With ``local = True`` it looks at the finest level and x alone, no farther than that, and is given no more.
 
     One with ``uncropped = True`` gets the levels as the body computed them, with what it padded at the far ends, where
     the body has a method ``uncropped`` (arguments as ``forward``), and crops its output itself: published networks

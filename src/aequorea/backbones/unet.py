@@ -26,7 +26,7 @@ from aequorea.layers.norm import BatchNorm
 from aequorea.layers.upsample import add_upsampled
 from aequorea.plugs import Layout
 from aequorea.specs import Spec
-from aequorea.volume import ORIGIN, Spacing, Triple
+from aequorea.volume import ORIGIN, Region, Spacing, Triple
 
 WIDTHS = {"tiny": 16, "small": 32}
 ROLES = 8
@@ -58,6 +58,7 @@ class UNet(nn.Module):
     Spec = UNetSpec
     ndim = 3
     trainable = True
+    cuts = True
     points = (r"(encoder|decoder|down)\.\d+\..*conv",)
 
     def __init__(self, spec: UNetSpec) -> None:
@@ -98,10 +99,16 @@ class UNet(nn.Module):
         held = 1.4 + 4 / math.prod(steps[0])
         return Layout(self._widths, tuple(strides), grid, (z, y, x), (halo_z, halo_y, halo_x), held, SLAB + 4)
 
-    def forward(self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> list[Tensor]:
-        """Return the decoder's pyramid, finest level first, each cropped to ceil(size / stride)."""
+    def forward(
+        self, x: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN, kept: Region | None = None
+    ) -> list[Tensor]:
+        """Return the decoder's pyramid, finest level first, each cropped to ceil(size / stride).
+
+        ``kept``: the part of x that the finest level is made of.
+        """
         steps = self.strides(spacing)
         size = x.shape[2:]
+        kept = kept or Region.whole(size)
         if size[0] == 1:
             steps = [(1, step[1], step[2]) for step in steps]
         strides = [(1, 1, 1)]
@@ -122,12 +129,15 @@ class UNet(nn.Module):
             levels.insert(0, self.decoder[i](add_upsampled(skips.pop(), coarse, steps[i])))
         coarse = self.narrow[0](levels[0])
         if fine is None:
-            levels.insert(0, self._ascend(x, coarse, steps[0]))
+            finest = self._ascend(x, coarse, steps[0], kept)
         else:
-            levels.insert(0, self.decoder[0](add_upsampled(fine, coarse, steps[0])))
+            finest = self.decoder[0](add_upsampled(fine, coarse, steps[0]))[(..., *kept.slices)]
         return [
-            level[..., : -(-size[0] // s[0]), : -(-size[1] // s[1]), : -(-size[2] // s[2])]
-            for level, s in zip(levels, strides)
+            finest,
+            *(
+                level[..., : -(-size[0] // s[0]), : -(-size[1] // s[1]), : -(-size[2] // s[2])]
+                for level, s in zip(levels, strides[1:])
+            ),
         ]
 
     def _descend(self, x: Tensor, step: Triple) -> Tensor:
@@ -138,8 +148,12 @@ class UNet(nn.Module):
         ]
         return torch.cat(parts, 2)
 
-    def _ascend(self, x: Tensor, coarse: Tensor, step: Triple) -> Tensor:
-        """Return the finest level from the second one, narrowed, and the image, which is embedded again."""
+    def _ascend(self, x: Tensor, coarse: Tensor, step: Triple, kept: Region) -> Tensor:
+        """Return a part of the finest level from the second one, narrowed, and the image, which is embedded again."""
+        # After two convolutions two voxels at a cut are not right.
+        near = kept.grow((2, 2, 2)).snap(step).clip(Region.whole(x.shape[2:]))
+        planes, rows, columns = (_over(part, s) for part, s in zip(near.slices, step))
+        x, coarse = x[(..., *near.slices)], coarse[..., planes, rows, columns]
         out: Tensor | None = None
         for outer, inner in _slabs(x.shape[2]):
             fine = add_upsampled(self._embed(x[:, :, outer]), coarse[:, :, _over(outer, step[0])], step)
@@ -151,7 +165,7 @@ class UNet(nn.Module):
                 )
             out[:, :, outer.start + inner.start : outer.start + inner.stop] = part
         assert out is not None
-        return out
+        return out[(..., *kept.relative_to(near).slices)]
 
     def _embed(self, x: Tensor) -> Tensor:
         out = convolve_image(x, self.embed.weight.to(x.dtype), self.roles, self.embed.bias)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aequorea.layers.conv import fold
 from aequorea.layers.network import Network
-from aequorea.volume import ORIGIN, Array, Spacing, Triple
+from aequorea.volume import ORIGIN, Array, Region, Spacing, Triple
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -82,22 +82,22 @@ class Runner:
                 if parameter.dim() == 5 and parameter.shape[1] > 1:
                     parameter.data = parameter.data.to(memory_format=self._order)
 
-    def __call__(self, image: Array, origin: Triple = ORIGIN) -> Tensor:
+    def __call__(self, image: Array, origin: Triple = ORIGIN, kept: Region | None = None) -> Tensor:
         """Return output_1KZYX (float32, on the device) for a normalised image of axes C Z Y X.
 
-        ``origin`` is where it begins on the body's grid.
+        ``origin`` is where it begins on the body's grid, ``kept`` the part of that whose output is wanted.
 
         A network with a part that cannot compute in bfloat16 computes in float32, this time and from then on.
         """
         if self.dtype == torch.bfloat16:
             try:
-                return self._run(image, origin)
+                return self._run(image, origin, kept)
             except NotImplementedError:
                 self._ready(torch.float32)
-        return self._run(image, origin)
+        return self._run(image, origin, kept)
 
-    def _run(self, image: Array, origin: Triple) -> Tensor:
+    def _run(self, image: Array, origin: Triple, kept: Region | None) -> Tensor:
         with torch.inference_mode():
             x = torch.from_numpy(image)[None].to(self.device, self.dtype, memory_format=self._order)
-            out: Tensor = self.network(x, self.spacing, origin)
+            out: Tensor = self.network(x, self.spacing, origin, kept)
             return out.float()

@@ -282,9 +282,8 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
         tiling = Tiling.of(network, (wanted[0], wanted[1], wanted[2]), spacing, halo)
         part = tiling.computed(region)
         block = tiling.read(whole, part)
-        out = Runner(network, tiling.body_spacing)(block, part.start)
-        kept = tiling.output(region).relative_to(tiling.output(part))
-        results.append(task.store(out[(..., *kept.slices)]).float())
+        out = Runner(network, tiling.body_spacing)(block, part.start, region.relative_to(part))
+        results.append(task.store(out).float())
     difference = (results[0] - results[1]).abs()
     return {
         "halo": list(usual),
@@ -354,9 +353,8 @@ def _compute(
     """Yield (body region, stored values) covering ``body``; halves the tile while memory does not suffice."""
     computed = tiling.computed(body)
     try:
-        out = runner(block, computed.start)
-        kept = tiling.output(body).relative_to(tiling.output(computed))
-        yield body, _stored(out[(..., *kept.slices)], store)
+        out = runner(block, computed.start, body.relative_to(computed))
+        yield body, _stored(out, store)
         return
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()

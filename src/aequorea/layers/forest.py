@@ -33,6 +33,7 @@ class ForestHead(nn.Module):
         1 for the logit of class 1 against class 0, else the number of classes.
     """
 
+    local = True
     feature: Tensor
     threshold: Tensor
     child: Tensor

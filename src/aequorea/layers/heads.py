@@ -22,6 +22,8 @@ class DenseHead(nn.Module):
         Output channels.
     """
 
+    local = True
+
     def __init__(self, channels: int, stride: Triple, outputs: int) -> None:
         super().__init__()
         self.stride = stride

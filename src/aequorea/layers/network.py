@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aequorea.volume import ORIGIN, Spacing, Triple
+from aequorea.volume import ORIGIN, Region, Spacing, Triple
 
 PROBE: Triple = (64, 64, 64)
 """Size of an image to ask a stem about: its spacing does not depend on it."""
@@ -46,9 +46,12 @@ class Network(nn.Module):
         return (z, y, x), (halo_z, halo_y, halo_x)
 
     def levels(
-        self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN
+        self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN, kept: Region | None = None
     ) -> tuple[list[Tensor], Tensor]:
-        """Return the body's pyramid (finest first) of image_BCZYX and what the stem made of it, x_BCZYX."""
+        """Return the body's pyramid (finest first) of image_BCZYX and what the stem made of it, x_BCZYX.
+
+        ``kept``: the part to which the finest level is cut, and x; what of it lies outside does not count.
+        """
         x: Tensor = self.stem(image)
         if x.shape[1] == x.shape[2] == 1:
             # One channel of one plane marked as channels-last comes out of a 3³ convolution in bfloat16 wrong
@@ -57,18 +60,54 @@ class Network(nn.Module):
         body = self.backbone
         if getattr(self.head, "uncropped", False) and hasattr(body, "uncropped"):
             body = body.uncropped
+        if kept is not None:
+            kept = kept.clip(Region.whole(x.shape[2:]))
+            cut = (..., *kept.slices)
+            if getattr(body, "cuts", False):
+                return body(x, spacing, origin, kept), x[cut]
+            levels, x = self._all_levels(body, x, spacing, origin), x[cut]
+            return [levels[0][cut], *levels[1:]], x
+        return self._all_levels(body, x, spacing, origin), x
+
+    def _all_levels(self, body: Any, x: Tensor, spacing: Spacing | None, origin: Triple) -> list[Tensor]:
         if self.backbone.ndim == 3:
-            return body(x, spacing, origin), x
+            found: list[Tensor] = body(x, spacing, origin)
+            return found
         batch, planes = x.shape[0], x.shape[2]
         flat = x.transpose(1, 2).reshape(batch * planes, x.shape[1], 1, *x.shape[3:])
         levels = body(flat, spacing, origin)
-        return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels], x
+        return [t.reshape(batch, planes, t.shape[1], *t.shape[3:]).transpose(1, 2) for t in levels]
 
-    def forward(self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN) -> Tensor:
+    def forward(
+        self, image: Tensor, spacing: Spacing | None, origin: Triple = ORIGIN, kept: Region | None = None
+    ) -> Tensor:
         """Return output_BKZYX for image_BCZYX.
 
-        Spacing (z, y, x in µm, or None) is that of the body's grid; origin, where what is given begins on it.
+        Parameters
+        ----------
+        image
+            What the stem reads.
+        spacing
+            Of the body's grid (z, y, x in µm, or None).
+        origin
+            Where what is given begins on the body's grid.
+        kept
+            The part of it that is wanted, from ``origin``: the output covers its ``output_grid`` alone. The rest is
+            context for coarse levels. The finest one, which costs most, is then made for this part alone where the head
+            asks for no more (``local`` in :class:`aequorea.plugs.Head`).
         """
-        levels, x = self.levels(image, spacing, origin)
+        if kept is None:
+            return self._answer(*self.levels(image, spacing, origin))
+        near = Region(ORIGIN, kept.stop)
+        if getattr(self.head, "local", False) and self.backbone.layout(spacing).strides[0] == (1, 1, 1):
+            z, y, x = kept.grow(getattr(self.head, "reach", ORIGIN)).slices
+            near = Region((max(0, z.start), max(0, y.start), max(0, x.start)), (z.stop, y.stop, x.stop))
+            out = self._answer(*self.levels(image, spacing, origin, near))
+        else:
+            out = self._answer(*self.levels(image, spacing, origin))
+        wanted, there = (self.head.output_grid(region, None)[0] for region in (kept, near))
+        return out[(..., *wanted.relative_to(there).slices)]
+
+    def _answer(self, levels: list[Tensor], x: Tensor) -> Tensor:
         out: Tensor = self.head(levels, x)
         return out
