@@ -10,13 +10,26 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from aequorea import checks
 from aequorea.annotations import TargetImage
 from aequorea.engine.counts import in_counts
 from aequorea.engine.train import TrainSpec
 from aequorea.errors import SpecError
-from aequorea.layers.restoring import LOSSES, TRUNCATE, AddingHead, dealt, finer, loss, smoothed
+from aequorea.layers.restoring import (
+    FARTHEST,
+    LOSSES,
+    TRUNCATE,
+    AddingHead,
+    PlanesHead,
+    between,
+    between_moved,
+    dealt,
+    loss,
+    moved,
+    smoothed,
+)
 from aequorea.layers.stems import LensletStem
 from aequorea.model import Model
 from aequorea.registry import build
@@ -113,13 +126,38 @@ def test_what_has_learnt_nothing_smooths_the_image() -> None:
 @pytest.mark.parametrize("factor", [(1, 1, 1), (3, 1, 1), (1, 2, 2)])
 def test_planes_restored_a_few_at_a_time_are_those_of_all_at_once(factor, monkeypatch) -> None:
     torch.manual_seed(0)
-    head = AddingHead(5, (1, 1, 1), 2, factor, "corner" if factor[0] > 1 else "centre").eval()
+    if factor[0] > 1:
+        head = PlanesHead(5, (1, 1, 1), 2, factor[0]).eval()
+        torch.nn.init.normal_(head.moves.weight)
+    else:
+        head = AddingHead(5, (1, 1, 1), 2, factor).eval()
     torch.nn.init.normal_(head.last.weight)
     level, image = torch.randn(1, 5, 19, 12, 14), torch.randn(1, 2, 19, 12, 14)
     whole = head([level], image).detach()
     monkeypatch.setattr("aequorea.layers.restoring.SLAB", 4)
     with torch.no_grad():
         assert torch.allclose(head([level], image), whole, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(st.integers(1, 30), *[st.integers(1, 60)] * 2), st.integers(2, 5), st.integers(0, 99))
+def test_planes_between_planes_see_no_farther_than_their_head_says(size, factor, seed) -> None:
+    """Of a head that mixes and moves at random: what lies beyond its reach changes nothing."""
+    torch.manual_seed(seed)
+    head = PlanesHead(3, (1, 1, 1), 1, factor).eval()
+    for part in (head.last, head.moves):
+        torch.nn.init.normal_(part.weight)
+    level, image = torch.randn(1, 3, *size), torch.randn(1, 1, *size)
+    at = [n // 2 for n in size]
+    low, high = zip(*((max(0, a - r), min(n, a + r + 1)) for a, r, n in zip(at, head.reach, size)))
+    part = (slice(None), slice(None), *(slice(a, b) for a, b in zip(low, high)))
+    with torch.no_grad():
+        whole, near = head([level], image), head([level[part]], image[part])
+    planes = [
+        slice(factor * (a - start), factor * (a - start + 1)) for a, start in ((at[0], 0), (at[0], low[0]))
+    ]
+    here = whole[0, 0, planes[0], at[1], at[2]]
+    assert torch.allclose(near[0, 0, planes[1], at[1] - low[1], at[2] - low[2]], here, atol=1e-4)
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,21 +176,44 @@ def test_smoothing_is_that_of_scipy_away_from_ends_and_keeps_constants(n, sigma,
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.tuples(sides, sides, sides), st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 99))
-def test_binned_voxels_are_interpolated_as_pytorch_does(size, factor, seed) -> None:
-    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
-    expected = F.interpolate(x, scale_factor=[float(f) for f in factor], mode="trilinear")
-    assert torch.allclose(finer(x, factor, "centre"), expected, atol=1e-5)
-
-
-@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(2, 8), st.integers(0, 99))
 def test_planes_that_were_kept_stay(planes, factor, seed) -> None:
     x = torch.randn(1, 1, planes, 3, 2, generator=torch.Generator().manual_seed(seed))
-    out = finer(x, (factor, 1, 1), "corner")
+    out = between(x, factor, "linear")
     assert torch.equal(out[:, :, ::factor], x)
     line = np.interp(np.arange(planes * factor) / factor, np.arange(planes), x[0, 0, :, 1, 1].numpy())
     assert np.allclose(out[0, 0, :, 1, 1].numpy(), line, atol=1e-5)
+    still = between_moved(x, factor, torch.zeros(1, 4 * (factor - 1), planes, 3, 2))
+    assert torch.allclose(still, out, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(*[st.integers(1, 12)] * 3), st.floats(0.1, 12), st.integers(0, 99))
+def test_voxels_are_moved_as_scipy_moves_them(size, far, seed) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.random((2, 2, *size), np.float32)
+    by = rng.normal(0, far, (2, 2, *size)).astype(np.float32)
+    found = moved(torch.from_numpy(x), torch.from_numpy(by)).numpy()
+    places = np.stack(np.meshgrid(*(np.arange(n) for n in size[1:]), indexing="ij"))
+    for b, c, z in np.ndindex(2, 2, size[0]):
+        expected = map_coordinates(x[b, c, z], places + by[b, :, z], order=1, mode="nearest")
+        assert np.allclose(found[b, c, z], expected, atol=1e-4)
+
+
+def test_what_runs_aslant_is_found_between_planes_by_the_way_it_takes() -> None:
+    """A spot that moves by FARTHEST from plane to plane, and the moves that say so; a mean has it there twice."""
+    n, planes, step = 4, 3, FARTHEST
+    rows = torch.arange(64.0)[:, None] - 20
+    columns = torch.arange(64.0)[None] - 20
+    whole = torch.stack(
+        [torch.exp(-((rows - step * i / n) ** 2 + columns**2) / 8) for i in range(planes * n)]
+    )[None, None]
+    moves = torch.zeros(1, n - 1, 2, 2, planes, 64, 64)
+    moves[:, :, 0, 0], moves[:, :, 1, 0] = -step, step
+    last = (planes - 1) * n + 1
+    found = between_moved(whole[:, :, ::n], n, moves.flatten(1, 3))[:, :, :last]
+    assert torch.allclose(found, whole[:, :, :last], atol=1e-3)
+    assert (between(whole[:, :, ::n], n, "linear")[:, :, :last] - whole[:, :, :last]).abs().max() > 0.4
 
 
 @settings(max_examples=25, deadline=None)
@@ -281,7 +342,7 @@ def test_a_brighter_image_counts_no_more() -> None:
 def test_a_head_says_where_its_finer_voxels_lie() -> None:
     from aequorea.volume import Region
 
-    head = AddingHead(4, (1, 1, 1), 1, (3, 1, 1), "corner")
+    head = PlanesHead(4, (1, 1, 1), 1, 3)
     region, spacing = head.output_grid(Region((2, 0, 0), (4, 5, 5)), (3.0, 1.0, 1.0))
     assert region == Region((6, 0, 0), (12, 5, 5)) and spacing == (1.0, 1.0, 1.0)
 

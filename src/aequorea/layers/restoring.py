@@ -40,10 +40,12 @@ DEEP = 0.3
 """Their standard deviation along z as a share of that, of the copies that are smoothed along z too."""
 SLAB = 16
 """Planes that evaluation restores at a time."""
-WAYS: tuple[Literal["linear", "cubic"], ...] = ("linear", "cubic")
-"""How planes between planes are interpolated: both are mixed too."""
 SHARP = 5.0
-"""Logit that copies that are not smoothed begin with, where a head begins with them; the others with 0."""
+"""Logit that copies that are not smoothed begin with in a :class:`PlanesHead`; the others with 0."""
+FARTHEST = 8
+"""Voxels along y and x that a structure is followed from plane to plane."""
+SWIFT = 16.0
+"""Times that ways are learnt faster than what is added: they are in voxels, it is in units of the intensity range."""
 TRUNCATE = 2.5
 """Standard deviations at which a Gaussian ends."""
 WINDOW = 7
@@ -67,13 +69,14 @@ class AddingHead(nn.Module):
     outputs
         Output channels, the first of what the stem gave the body.
     factor
-        Output voxels per voxel of the body's grid (z, y, x).
-    anchor
-        ``corner``: output voxel k·factor lies on body voxel k, as where planes were left out; ``centre``: output voxels
-        divide the body's, as where pixels were binned.
+        Output voxels per voxel of the body's grid (z, y, x), which they divide, as where pixels were binned.
     planes
         That the stem makes channels of, for each channel of the image; the middle one is restored.
     """
+
+    local = True
+    ways = 1
+    """Mixtures that are made of the copies, each brought to the finer grid in another way."""
 
     def __init__(
         self,
@@ -81,25 +84,16 @@ class AddingHead(nn.Module):
         stride: Triple,
         outputs: int,
         factor: Triple = (1, 1, 1),
-        anchor: Anchor = "centre",
         planes: int = 1,
     ) -> None:
         super().__init__()
-        self.stride, self.outputs, self.factor, self.anchor = stride, outputs, factor, anchor
-        self.planes = planes
+        self.stride, self.outputs, self.factor, self.planes = stride, outputs, factor, planes
         deep, far = (math.ceil(TRUNCATE * share * max(SMOOTHINGS)) + 1 for share in (DEEP, 1))
         self.reach: Triple = (deep, far, far)
-        self.ways = WAYS if anchor == "corner" else WAYS[:1]
-        self.copies = (1 + 2 * len(SMOOTHINGS)) * len(self.ways)
+        self.copies = (1 + 2 * len(SMOOTHINGS)) * self.ways
         self.mix = Conv(channels, channels)
         self.last = Pointwise(channels, outputs * (math.prod(factor) + self.copies))
         _begin_small(self.last, 1e-2)
-        if anchor == "corner":
-            # Planes between planes are of sharp images oftener than of noisy ones: begin with what is not smoothed.
-            assert self.last.bias is not None
-            with torch.no_grad():
-                mixed = self.last.bias[outputs * math.prod(factor) :].view(outputs, self.copies)
-                mixed[:, : len(self.ways)] = SHARP
 
     def forward(self, levels: list[Tensor], x: Tensor) -> Tensor:
         """Return output_BKZYX; in evaluation a few planes at a time, since many channels are mixed."""
@@ -117,22 +111,67 @@ class AddingHead(nn.Module):
         return torch.cat(parts, 2)
 
     def _restored(self, level: Tensor, image: Tensor) -> Tensor:
-        found = self.last(F.relu(self.mix(level)))
+        features = F.relu(self.mix(level))
+        found = self.last(features)
         added, logits = found.split([self.outputs * math.prod(self.factor), self.outputs * self.copies], 1)
         # Taken apart at once: the gradient of picking one by one is as many tensors of zeros.
         weights = torch.softmax(logits.unflatten(1, (self.outputs, self.copies)), 2).unbind(2)
-        bases = [torch.zeros_like(image) for _ in self.ways]
+        mixtures = [torch.zeros_like(image) for _ in range(self.ways)]
         for n, copy in enumerate(_copies(image)):
-            for k, base in enumerate(bases):
-                bases[k] = base + weights[n * len(self.ways) + k] * copy
-        out = dealt(added, self.factor)
-        for way, base in zip(self.ways, bases):
-            out = out + finer(base, self.factor, self.anchor, way)
-        return out
+            for k, mixture in enumerate(mixtures):
+                mixtures[k] = mixture + weights[n * self.ways + k] * copy
+        return dealt(added, self.factor) + self.finer(mixtures, features)
+
+    def finer(self, mixtures: list[Tensor], features: Tensor) -> Tensor:
+        """Return the sum of the mixtures_BKZYX on the finer grid; features_BCZYX are those that all else is made of."""
+        if self.factor == (1, 1, 1):
+            return mixtures[0]
+        return trilinear(mixtures[0], [n * f for n, f in zip(mixtures[0].shape[2:], self.factor)])
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region on a grid that is finer by the factor."""
         return finer_grid(region, spacing, self.factor)
+
+
+class PlanesHead(AddingHead):
+    """As :class:`AddingHead`, for planes between planes that were left out: plane k is plane k·factor of the output.
+
+    Mixtures of copies are interpolated linearly, cubically, and along the ways that structures take from plane to
+    plane: at each place between two planes the network says from where in either what lies there has come. What runs
+    aslant is there twice, faintly, in a mean of two planes, and once in a mean of two that are moved. After Jiang et
+    al., "Super SloMo: High Quality Estimation of Multiple Intermediate Frames for Video Interpolation" (CVPR 2018),
+    with ways that are learnt of the interpolated planes alone.
+
+    Parameters
+    ----------
+    channels, stride, outputs
+        As there.
+    factor
+        Output planes per plane.
+    """
+
+    ways = 3
+
+    def __init__(self, channels: int, stride: Triple, outputs: int, factor: int) -> None:
+        super().__init__(channels, stride, outputs, (factor, 1, 1))
+        deep, far, _ = self.reach
+        self.reach = (deep + 1, far + FARTHEST, far + FARTHEST)
+        self.moves = Pointwise(channels, 4 * (factor - 1))
+        _begin_small(self.moves, 1e-2)
+        assert self.last.bias is not None
+        with torch.no_grad():
+            # Planes between planes are of sharp images oftener than of noisy ones: begin with what is not smoothed.
+            mixed = self.last.bias[outputs * factor :].view(outputs, self.copies)
+            mixed[:, : self.ways] = SHARP
+
+    def finer(self, mixtures: list[Tensor], features: Tensor) -> Tensor:
+        """Return the sum of the three mixtures, each interpolated in its own way."""
+        linear, cubic, aslant = mixtures
+        n = self.factor[0]
+        moves = FARTHEST * torch.tanh(self.moves(features) * (SWIFT / FARTHEST))
+        # What a cubic adds to a line is small enough to stay where it is.
+        still = between(linear - aslant, n, "linear") + between(cubic + aslant, n, "cubic")
+        return still + between_moved(aslant, n, moves)
 
 
 def _copies(image: Tensor) -> Iterator[Tensor]:
@@ -173,6 +212,8 @@ class VolumeHead(AddingHead):
     depth
         Planes of the volume.
     """
+
+    local = False
 
     def __init__(self, channels: int, stride: Triple, outputs: int, factor: Triple, depth: int) -> None:
         super().__init__(channels, stride, outputs, factor)
@@ -233,32 +274,51 @@ def dealt(x: Tensor, factor: Triple) -> Tensor:
     return parts.reshape(b, c, z * fz, y * fy, width * fx)
 
 
-def finer(
-    x: Tensor,
-    factor: Triple,
-    anchor: Anchor,
-    way: Literal["linear", "cubic"] = "linear",
-) -> Tensor:
-    """Return the interpolation of x_BCZYX on the finer grid; beyond the last voxels it goes on as they are.
+def between(x: Tensor, n: int, way: Literal["linear", "cubic"]) -> Tensor:
+    """Return x_BCZYX with n planes for each, the first of which it is; beyond the last one it goes on as it is.
 
-    Cubic (from corners alone): Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 1981.
+    Cubic: Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 1981.
     """
-    if factor == (1, 1, 1):
-        return x
-    if anchor == "centre":
-        return trilinear(x, [n * f for n, f in zip(x.shape[2:], factor)])
-    for axis, n in enumerate(factor, 2):
-        if n == 1:
-            continue
-        at = torch.arange(x.shape[axis], device=x.device)
-        near = [
-            x.index_select(axis, (at + i).clamp(0, len(at) - 1))
-            for i in (range(2) if way == "linear" else range(-1, 3))
-        ]
-        stack = torch.stack(near)
-        planes = [torch.tensordot(x.new_tensor(_weights(i / n, way)), stack, 1) for i in range(n)]
-        x = torch.stack(planes, axis + 1).flatten(axis, axis + 1)
-    return x
+    at = torch.arange(x.shape[2], device=x.device)
+    near = range(2) if way == "linear" else range(-1, 3)
+    stack = torch.stack([x.index_select(2, (at + i).clamp(0, len(at) - 1)) for i in near])
+    planes = [torch.tensordot(x.new_tensor(_weights(i / n, way)), stack, 1) for i in range(n)]
+    return torch.stack(planes, 3).flatten(2, 3)
+
+
+def between_moved(x: Tensor, n: int, moves: Tensor) -> Tensor:
+    """Return x_BCZYX with n planes for each: the two planes around a place, moved towards it, in linear shares.
+
+    Parameters
+    ----------
+    x
+        Planes.
+    n
+        Output planes for each; plane k·n is plane k.
+    moves
+        Axes B 4·(n-1) Z Y X: for each output plane after the first, in voxels, how far along y and x what lies there
+        is from where it is in the plane before, were the other a whole step away; and likewise in the plane after.
+    """
+    after = torch.cat([x[:, :, 1:], x[:, :, -1:]], 2)
+    planes = [x]
+    for i, way in enumerate(moves.chunk(n - 1, 1), 1):
+        t, (back, ahead) = i / n, way.chunk(2, 1)
+        planes.append((1 - t) * moved(x, t * back) + t * moved(after, (1 - t) * ahead))
+    return torch.stack(planes, 3).flatten(2, 3)
+
+
+def moved(x: Tensor, by: Tensor) -> Tensor:
+    """Return x_BCZYX taken, at every voxel, from so far along y and x (by_B2ZYX), linearly; the border goes on."""
+    z, y, width = x.shape[2:]
+    rows = torch.arange(y, dtype=torch.float32, device=x.device)[:, None]
+    columns = torch.arange(width, dtype=torch.float32, device=x.device)
+    places = []
+    for n, start, part in ((width, columns, by[:, 1]), (y, rows, by[:, 0])):
+        places.append((start + part.float()) * (2 / max(1, n - 1)) - 1)
+    flat = x.transpose(1, 2).flatten(0, 1).float()
+    at = torch.stack(places, -1).flatten(0, 1)
+    found = F.grid_sample(flat, at, padding_mode="border", align_corners=True)
+    return found.to(x.dtype).view(-1, z, x.shape[1], y, width).transpose(1, 2)
 
 
 def _weights(t: float, way: Literal["linear", "cubic"]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aequorea.annotations import Annotation, TargetImage
 from aequorea.layers.plane_window import PlaneWindow
 from aequorea.layers.published import PublishedSpec, published_head, published_stem
-from aequorea.layers.restoring import AddingHead, Anchor, LossName, SurfaceHead, VolumeHead, loss
+from aequorea.layers.restoring import AddingHead, Anchor, LossName, PlanesHead, SurfaceHead, VolumeHead, loss
 from aequorea.layers.stems import DepthStem, LensletStem, PlainStem
 from aequorea.plugs import Layout
 from aequorea.results import Output, Result
@@ -249,8 +249,7 @@ class Isotropic(Restoration):
 
     def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that gives planes between those of the image."""
-        factor: Triple = (self.spec.factor, 1, 1)
-        return AddingHead(layout.channels[0], layout.strides[0], self.outputs, factor, self.anchor)
+        return PlanesHead(layout.channels[0], layout.strides[0], self.outputs, self.spec.factor)
 
 
 class Project(Restoration):
