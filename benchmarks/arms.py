@@ -92,11 +92,13 @@ def trained(
     return *run(steps), steps
 
 
-def by_network(model: Model, intensity: Intensity | None = None) -> Restore:
+def by_network(model: Model, intensity: Intensity | None = None, *, mirrored: bool = False) -> Restore:
     """Return a network as a way to restore; the intensity range is measured on each image where not given."""
 
     def restore(field: Field) -> Image:
-        result = model.predict(field.image, field.spacing, intensity=intensity, precision="float32")
+        result = model.predict(
+            field.image, field.spacing, intensity=intensity, precision="float32", mirrored=mirrored
+        )
         return result.layers["restored"].read()[0]
 
     return restore

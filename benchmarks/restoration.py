@@ -9,7 +9,7 @@ Parts (``--only``):
 - ``w2s``: one frame against the mean of 400, 14 fields of 3 channels, three splits of 10 and 4 fields;
 - ``fmd``: frames against the mean of 50, each field left out in turn; of three microscopes, one with smeared noise;
 - ``planes``: every 4th and 8th plane of real volumes kept, scored on the planes left out, three seeds; trained on
-  other specimens, and on what the kept planes show of each other;
+  other specimens, and on what the kept planes show of each other; the mean over mirror images is scored;
 - ``photons``: simulated structures at 5 to 50 photons through a microscope of the training's kind, against no noise;
 - ``super_resolve``, ``project``, ``light_field``, ``deblur``, ``isotropic``: simulated specimens, the tested ones of
   other kinds, and of a microscope outside the training's ranges.
@@ -72,7 +72,7 @@ def network(part: Part, budget: Budget, arm: str) -> tuple[Restore, float, int]:
     model, spent, steps = trained(
         part.task, part.train, budget, seed=part.seed, backbone=ARMS[arm], patch=PATCHES.get(arm, part.patch)
     )
-    return by_network(model), spent, steps
+    return by_network(model, mirrored=part.mirrored), spent, steps
 
 
 def rival(name: str, part: Part, linear: bool) -> tuple[Restore, float, dict[str, Any]]:
@@ -247,6 +247,7 @@ class Part:
     test: list[Field]
     seed: int = 0
     patch: Triple | None = None
+    mirrored: bool = False
 
 
 def parts(name: str, data: Path, quick: bool) -> list[Part]:
@@ -289,7 +290,7 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
             learnt = taught(data, factor) + again
             task = {"name": "isotropic", "factor": factor}
             for seed in range(3):
-                made.append(Part(f"x{factor}, seed {seed}", task, learnt, tested, seed, PATCH))
+                made.append(Part(f"x{factor}, seed {seed}", task, learnt, tested, seed, PATCH, mirrored=True))
         return made
     train, test = (4, 2) if quick else (SPECIMENS, TESTED)
     if name == "photons":

@@ -9,7 +9,21 @@ from aequorea.checks import shaken
 from aequorea.layers.heads import DenseHead
 from aequorea.layers.network import Network
 from aequorea.layers.stems import PlainStem
+from aequorea.registry import build
 from aequorea.volume import Spacing
+
+SMALL = {"swinir": {"width": 12, "depths": (2,), "heads": 2}}
+"""Recipes of bodies that are smaller than usual, to be fast."""
+
+
+def of_task(body: str, task: str, seed: int, spacing: Spacing | None, **words: object) -> Network:
+    """A task's network on a body, with random statistics."""
+    torch.manual_seed(seed)
+    part = build("backbones", {"name": body, **SMALL.get(body, {})})
+    of = build("tasks", {"name": task, **words})
+    network = Network(of.stem(), part, of.head(part.layout(spacing)))
+    shaken(network, seed)
+    return network.eval()
 
 
 def unet(seed: int = 0, spacing: Spacing | None = None, outputs: int = 1, **fields: object) -> Network:

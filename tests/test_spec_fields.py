@@ -459,6 +459,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
     "PredictSpec.threshold": (partial(_predict, "threshold"), 0.9),
     "PredictSpec.scale": (partial(_predict, "scale"), 2.0),
     "PredictSpec.object_size": (partial(_predict, "object_size"), 30.0),
+    "PredictSpec.mirrored": (partial(_predict, "mirrored"), True),
     "PretrainSpec.objectives": (
         partial(_pretrain, "objectives"),
         [{"objective": {"name": "autoencode"}}] * 2,

@@ -52,6 +52,7 @@ from aequorea.engine.predict import normalised, predict_whole
 from aequorea.engine.tiles import Tiling
 from aequorea.errors import DataError, ModelError, SpecError
 from aequorea.layers.forest import ForestHead
+from aequorea.layers.mirrored import Mirrored
 from aequorea.layers.network import PROBE, Network
 from aequorea.registry import build, describe, find, names
 from aequorea.results import MemoryOutput, Result
@@ -195,6 +196,11 @@ class Model:
         picked = out[torch.linspace(0, out.numel() - 1, 16).long()]
         return [round(float(v), 6) for v in picked]
 
+    @property
+    def mirrored(self) -> Mirrored:
+        """The network as one that sees an image and its mirror images."""
+        return Mirrored(self.network).eval()
+
     def predict(
         self,
         image: Volume | Array,
@@ -203,6 +209,7 @@ class Model:
         intensity: Intensity | None = None,
         precision: Precision = "auto",
         point: dict[str, float] | None = None,
+        mirrored: bool = False,
     ) -> Result:
         """Return layers and tables for an image that fits into memory.
 
@@ -218,6 +225,8 @@ class Model:
             To compute in.
         point
             Operating point in place of the card's.
+        mirrored
+            Whether to take the mean over the image and its mirror images, at eight times the work.
 
         Raises
         ------
@@ -228,7 +237,8 @@ class Model:
         self.check_channels(volume)
         intensity = intensity or self.intensity_of(volume)
         ranged = normalised(volume, intensity)
-        dense = predict_whole(self.network, self.task, ranged, self.spacing, precision)
+        network = self.mirrored if mirrored else self.network
+        dense = predict_whole(network, self.task, ranged, self.spacing, precision)
         if is_counted(self.task):
             dense = in_counts(dense, intensity, volume.dtype)
         with tempfile.TemporaryDirectory() as scratch:

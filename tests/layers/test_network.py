@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aequorea.backbones.unet import UNet
-from aequorea.checks import shaken
-from aequorea.layers.network import Network
-from aequorea.registry import build
 from aequorea.volume import ORIGIN, Region
+from networks import of_task
 
 SPACING = (2.0, 1.0, 1.0)
-BODIES = {"unet": {}, "hiera": {}, "filters": {}, "swinir": {"width": 12, "depths": (2,), "heads": 2}}
-
-
-def network(body: str, task: str, seed: int, **words: Any) -> Network:
-    torch.manual_seed(seed)
-    part = build("backbones", {"name": body, **BODIES[body]})
-    task_ = build("tasks", {"name": task, **words})
-    made = Network(task_.stem(), part, task_.head(part.layout(SPACING)))
-    shaken(made, seed)
-    return made.eval()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +30,7 @@ def network(body: str, task: str, seed: int, **words: Any) -> Network:
 @settings(max_examples=8, deadline=None)
 @given(st.tuples(st.integers(1, 20), st.integers(9, 60), st.integers(9, 60)), st.data())
 def test_the_kept_part_is_cut_from_the_whole(body, task, words, size, data) -> None:
-    made = network(body, task, data.draw(st.integers(0, 9)), **words)
+    made = of_task(body, task, data.draw(st.integers(0, 9)), SPACING, **words)
     ends = [sorted(data.draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in size]
     if task == "project":
         ends[0] = [0, 1]
@@ -60,7 +46,7 @@ def test_the_kept_part_is_cut_from_the_whole(body, task, words, size, data) -> N
 
 def test_the_finest_level_is_made_of_what_is_kept_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    made = network("unet", "semantic", 0)
+    made = of_task("unet", "semantic", 0, SPACING)
     assert isinstance(made.backbone, UNet)
     made.backbone.decoder[0].register_forward_hook(lambda _, given, out: seen.append(out[0, 0].numel()))
     kept = Region((8, 16, 16), (16, 32, 32))

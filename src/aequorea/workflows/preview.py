@@ -42,7 +42,8 @@ def preview(
     out
         The page (HTML) to write.
     spec
-        Its region, scale, object size, threshold and precision hold; blocks are computed whole, without tiles.
+        Its region, scale, object size, threshold, precision and mirroring hold; blocks are computed whole, without
+        tiles.
     say
         Receives lines for the user.
 
@@ -65,7 +66,11 @@ def preview(
         block = volume.crop(region)
         at = working_size(model, block, spec)
         result = model.predict(
-            resampled(block, at), intensity=intensity, precision=spec.precision, point=point
+            resampled(block, at),
+            intensity=intensity,
+            precision=spec.precision,
+            point=point,
+            mirrored=spec.mirrored,
         )
         name, layer = next(iter(result.layers.items()))
         if is_counted(model.task):
