@@ -226,7 +226,7 @@ class Model:
         point
             Operating point in place of the card's.
         mirrored
-            Whether to take the mean over the image and its mirror images, at eight times the work.
+            Whether to take the mean over the image and its mirror images, at eight times the work or more.
 
         Raises
         ------

@@ -94,6 +94,9 @@ class Head(Protocol):
     beyond a voxel, at its neighbours in the finest level, says so: ``reach``, in voxels (z, y, x) of the body's grid.
     With ``local = True`` it looks at the finest level and x alone, no farther than that, and is given no more.
 
+    One that makes ``between`` planes of each, the first of which lies on it, and that has learnt stacks from both
+    sides, says how many: where mirror images are asked for, those along z are then looked at, too.
+
     One with ``uncropped = True`` gets the levels as the body computed them, with what it padded at the far ends, where
     the body has a method ``uncropped`` (arguments as ``forward``), and crops its output itself: published networks
     convolve first and crop afterwards.

@@ -50,6 +50,19 @@ def test_a_turned_image_is_a_turned_answer(body, task, words, z, times, seed) ->
         assert torch.allclose(again, made, atol=2e-4 * float(made.std()) + 1e-6)
 
 
+@settings(max_examples=5, deadline=None)
+@given(st.integers(2, 9), st.integers(2, 5), st.integers(0, 99))
+def test_planes_between_planes_are_those_of_the_stack_upside_down(planes, factor, seed) -> None:
+    net = of_task("unet", "isotropic", seed % 5, None, factor=factor)
+    z, y, x = net.backbone.layout(None).grid
+    image = torch.randn(1, 1, z * (planes // 4 + 1), y, x, generator=torch.Generator().manual_seed(seed))
+    last = (image.shape[2] - 1) * factor + 1
+    with torch.inference_mode():
+        made = Mirrored(net)(image, None)[:, :, :last]
+        again = Mirrored(net)(image.flip(2), None)[:, :, :last].flip(2)
+    assert torch.allclose(again, made, atol=2e-4 * float(made.std()))
+
+
 def test_it_is_the_mean_over_mirror_images() -> None:
     net = of_task("unet", "semantic", 0, SPACING)
     image = torch.randn(1, 1, 4, 32, 48)

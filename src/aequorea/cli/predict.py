@@ -50,7 +50,9 @@ def command(app: typer.Typer) -> None:
         ] = None,
         mirrored: Annotated[
             bool,
-            typer.Option("--mirrored", help="Also look at mirror images, and take the mean: 8 x the time."),
+            typer.Option(
+                "--mirrored", help="Also look at mirror images, and take the mean: 8 x the time or more."
+            ),
         ] = False,
         tile: Annotated[int | None, typer.Option(help="Most voxels computed at once.")] = None,
         each: Annotated[

@@ -154,6 +154,7 @@ class PlanesHead(AddingHead):
 
     def __init__(self, channels: int, stride: Triple, outputs: int, factor: int) -> None:
         super().__init__(channels, stride, outputs, (factor, 1, 1))
+        self.between = factor
         deep, far, _ = self.reach
         self.reach = (deep + 1, far + FARTHEST, far + FARTHEST)
         self.moves = Pointwise(channels, 4 * (factor - 1))

@@ -68,7 +68,7 @@ class PredictSpec(Spec):
         Diameter of the objects in µm, where it differs from that of the training objects.
     mirrored
         Whether the network also sees the image mirrored along y and x, and with y and x exchanged; the mean is taken,
-        at eight times the work.
+        at eight times the work; of planes between planes along z too, at sixteen.
     """
 
     region: str | None = None
