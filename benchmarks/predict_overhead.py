@@ -9,7 +9,7 @@ output (one uint8 layer, which the bar is for), and with the classes too (two). 
 the whole volume, both cut at its median. The network is trained for a minute on blobs like those of the volume.
 
     python benchmarks/predict_overhead.py            # 128 x 384 x 384 (outside: 128 x 768 x 768), medians of 5
-    python benchmarks/predict_overhead.py --quick    # 64 x 256 x 384, a random network, one kind of window
+    python benchmarks/predict_overhead.py --quick    # 128 x 128 x 192, a random network, one kind of window
 
 What a run spends once (about .2 s of CPU) counts as outside the network; with ``--quick`` it is taken off by the
 difference between two volumes, since the small ones are done too soon for it not to matter.
@@ -249,14 +249,14 @@ def compare(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="64 x 256 x 384 voxels, a random network")
+    parser.add_argument("--quick", action="store_true", help="128 x 128 x 192 voxels, a random network")
     quick: bool = parser.parse_args().quick
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if quick:
-            small, outer = (64, 256, 384), [(64, 256, 384), (64, 512, 768)]
-            return compare(folder, material.shaken(), small, outer, 3, 1, WINDOWS[1:2])
+            small, outer = (128, 128, 192), [(128, 128, 192), (128, 256, 384)]
+            return compare(folder, material.shaken(), small, outer, 2, 1, WINDOWS[1:2])
         model = material.trained(folder / "run")
         return compare(folder, model, (128, 384, 384), [(128, 768, 768)], 5, 5, WINDOWS)
 
