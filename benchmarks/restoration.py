@@ -296,7 +296,7 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
     train, test = (4, 2) if quick else (SPECIMENS, TESTED)
     if name == "photons":
         return [Part("5 to 50", {"name": "denoise"}, photons(train, 0, 5, 50), photons(test, 1, 5, 50))]
-    mirrored = name in ("isotropic", "light_field")  # the others were measured without, and pass
+    mirrored = name in ("isotropic", "light_field")  # the others pass without
     words: dict[str, dict[str, Any]] = {
         "super_resolve": {"factor": 2},
         # How bright an unblurred truth is an image does not tell; of real planes that were left out it does.
