@@ -176,6 +176,15 @@ def test_smoothing_is_that_of_scipy_away_from_ends_and_keeps_constants(n, sigma,
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.tuples(sides, sides, sides), st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 99))
+def test_binned_voxels_are_interpolated_as_pytorch_does(size, factor, seed) -> None:
+    x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    expected = F.interpolate(x, scale_factor=[float(f) for f in factor], mode="trilinear")
+    head = AddingHead(1, (1, 1, 1), 3, factor)
+    assert torch.allclose(head.finer([x], x), expected, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 9), st.integers(2, 8), st.integers(0, 99))
 def test_planes_that_were_kept_stay(planes, factor, seed) -> None:
     x = torch.randn(1, 1, planes, 3, 2, generator=torch.Generator().manual_seed(seed))

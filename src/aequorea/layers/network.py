@@ -60,14 +60,14 @@ class Network(nn.Module):
         body = self.backbone
         if getattr(self.head, "uncropped", False) and hasattr(body, "uncropped"):
             body = body.uncropped
-        if kept is not None:
-            kept = kept.clip(Region.whole(x.shape[2:]))
-            cut = (..., *kept.slices)
-            if getattr(body, "cuts", False):
-                return body(x, spacing, origin, kept), x[cut]
-            levels, x = self._all_levels(body, x, spacing, origin), x[cut]
-            return [levels[0][cut], *levels[1:]], x
-        return self._all_levels(body, x, spacing, origin), x
+        if kept is None:
+            return self._all_levels(body, x, spacing, origin), x
+        kept = kept.clip(Region.whole(x.shape[2:]))
+        cut = (..., *kept.slices)
+        if getattr(body, "cuts", False):
+            return body(x, spacing, origin, kept), x[cut]
+        finest, *coarse = self._all_levels(body, x, spacing, origin)
+        return [finest[cut], *coarse], x[cut]
 
     def _all_levels(self, body: Any, x: Tensor, spacing: Spacing | None, origin: Triple) -> list[Tensor]:
         if self.backbone.ndim == 3:
@@ -96,18 +96,16 @@ class Network(nn.Module):
             context for coarse levels. The finest one, which costs most, is then made for this part alone where the head
             asks for no more (``local`` in :class:`aequorea.plugs.Head`).
         """
-        if kept is None:
-            return self._answer(*self.levels(image, spacing, origin))
-        near = Region(ORIGIN, kept.stop)
-        if getattr(self.head, "local", False) and self.backbone.layout(spacing).strides[0] == (1, 1, 1):
-            z, y, x = kept.grow(getattr(self.head, "reach", ORIGIN)).slices
-            near = Region((max(0, z.start), max(0, y.start), max(0, x.start)), (z.stop, y.stop, x.stop))
-            out = self._answer(*self.levels(image, spacing, origin, near))
-        else:
-            out = self._answer(*self.levels(image, spacing, origin))
-        wanted, there = (self.head.output_grid(region, None)[0] for region in (kept, near))
-        return out[(..., *wanted.relative_to(there).slices)]
-
-    def _answer(self, levels: list[Tensor], x: Tensor) -> Tensor:
+        near = None
+        local = getattr(self.head, "local", False)
+        if kept is not None and local and self.backbone.layout(spacing).strides[0] == (1, 1, 1):
+            grown = kept.grow(getattr(self.head, "reach", ORIGIN))
+            near = grown.clip(Region(ORIGIN, grown.stop))
+        levels, x = self.levels(image, spacing, origin, near)
         out: Tensor = self.head(levels, x)
-        return out
+        if kept is None:
+            return out
+        wanted, there = (
+            self.head.output_grid(part, None)[0] for part in (kept, near or Region(ORIGIN, kept.stop))
+        )
+        return out[(..., *wanted.relative_to(there).slices)]
