@@ -100,13 +100,11 @@ def one_layer(model: Model, work: Callable[[], Any]) -> Any:
         return work()
 
 
-def timed(work: Callable[[], Any], made: list[Any] | None = None) -> tuple[float, float]:
-    """Return seconds of the wall clock and of the processor; what comes out is put into a list, where one is given."""
+def timed(work: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    """Return what comes out, and seconds of the wall clock and of the processor."""
     wall, cpu = time.perf_counter(), time.process_time()
     found = work()
-    if made is not None:
-        made.append(found)
-    return time.perf_counter() - wall, time.process_time() - cpu
+    return found, (time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def sliding(runner: Runner, image: Tensor, window: int, batch: int, overlap: float) -> Tensor:
@@ -148,7 +146,7 @@ def outside(folder: Path, model: Model, size: Triple, repeats: int) -> dict[str,
     spent: dict[str, list[float]] = {}
     for _ in range(repeats):
         for what, work in (("one layer", partial(one_layer, model, both)), ("two layers", both)):
-            spent.setdefault(what, []).append(timed(work)[1])
+            spent.setdefault(what, []).append(timed(work)[1][1])
     return spent
 
 
@@ -194,7 +192,7 @@ def compare(
     cut = max(1, int(np.median(whole)))
     setting = windows[0]
     if len(windows) > 1:
-        tried = {setting: timed(partial(sliding, runner, image, *setting, 0.25))[0] for setting in windows}
+        tried = {setting: timed(partial(sliding, runner, image, *setting, 0.25))[1][0] for setting in windows}
         setting = min(tried, key=tried.__getitem__)
     rivals = {overlap: partial(sliding, runner, image, *setting, overlap) for overlap in LEAST_SPEED}
     own = dice(done.result.layers["dense"].read()[0] >= cut, whole >= cut)
@@ -204,7 +202,7 @@ def compare(
             runner(block, kept=kept)
 
     times: dict[str, list[tuple[float, float]]] = {}
-    made: dict[str, list[Any]] = {}
+    answers: dict[str, Tensor] = {}
     for turn in range(repeats):
         works: list[tuple[str, Callable[[], Any]]] = [
             ("predict", ours),
@@ -213,9 +211,12 @@ def compare(
         if turn < monai_repeats:
             works += [(f"MONAI {o:.0%}", work) for o, work in rivals.items()]
         for what, work in works:
-            times.setdefault(what, []).append(timed(work, made.setdefault(what, []) if not turn else None))
+            found, spent_now = timed(work)
+            times.setdefault(what, []).append(spent_now)
+            if what.startswith("MONAI"):
+                answers[what] = found
     dices = {
-        o: dice(model.task.store(made[f"MONAI {o:.0%}"][0])[0, 0].numpy() >= cut, whole >= cut)
+        o: dice(model.task.store(answers[f"MONAI {o:.0%}"])[0, 0].numpy() >= cut, whole >= cut)
         for o in rivals
     }
     print(
