@@ -101,6 +101,17 @@ def test_what_nobody_looked_at_teaches_nothing(tmp_path: Path) -> None:
         assert torch.equal(weight, fits[1].model.network.state_dict()[key])
 
 
+def test_an_unlabelled_value_that_no_voxel_has_is_told(tmp_path: Path) -> None:
+    """A slip of the finger would else teach that what nobody painted is background; once, whatever is tried."""
+    image, labels = nuclei(1)
+    labels[:, ::4] = 99
+    for mark, told in ((98, 1), (99, 0)):
+        done = finetune(
+            [item(image, labels, "a", unlabelled=mark)], tmp_path / f"{mark}", recipe(backbone="auto")
+        )
+        assert sum(line.startswith(f"no label is {mark}") for line in done.lines) == told
+
+
 def test_one_sided_labels_are_refused(tmp_path: Path) -> None:
     """Foreground alone cannot teach what background looks like."""
     image, labels = nuclei(1)

@@ -221,6 +221,7 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
         again = load(spec.start) if spec.start and start is not None else None
         model, _ = _fit(whole, words, run / "all", spec, again, [], begin)
     model.card["point"] = point
+    say = list(dict.fromkeys(say))  # candidates are told the same of the same labels
     _finish(model, source, outcome, scores, run, path, say)
     return Finetuned(model, path, scores, say)
 
@@ -362,6 +363,7 @@ def _fit(
     )
     if source.task.annotation == "label":
         _guard_scarce_labels(sampler.counts, start is not None, say)
+        _tell_of_unused_mark(source.train, sampler, say)
     if spec.patch is None and not frozen:
         _tell_of_small_images(
             [item.name for item in source.train], [pair.tiling for pair in pairs], patch, say
@@ -531,6 +533,15 @@ def _guard_scarce_labels(counts: dict[int, int], trained: bool, say: list[str]) 
             say.append(
                 f"only {count} labelled voxels of class {stratum}: paint more before trusting the result"
             )
+
+
+def _tell_of_unused_mark(items: Sequence[Item], sampler: Sampler, say: list[str]) -> None:
+    """Say when a value was named for what nobody painted, and no voxel has it: it may be a slip."""
+    labelled = [item.annotation for item in items if isinstance(item.annotation, LabelImage)]
+    marks = {known.unlabelled for known in labelled if known.unlabelled is not None}
+    if marks and sum(sampler.counts.values()) == sum(pair.target.region.voxels for pair in sampler.pairs):
+        named = " or ".join(str(mark) for mark in sorted(marks))
+        say.append(f"no label is {named}, the value of unlabelled voxels: all count as labelled")
 
 
 def _tell_of_small_images(
