@@ -52,6 +52,10 @@ SIGMAS = (0.5, 0.7, 1.0, 1.3, 1.6, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0)
 SPLITS = 3
 SPACING: Spacing = (0.3, 0.1, 0.1)
 SPECIMENS, TESTED = 96, 20
+MANY = {"light_field": 384}
+"""Specimens to learn from where they are quickly made and 96 are soon known by heart."""
+LEARNT = {"light_field": tuple(kind for one in TRAIN_KINDS for kind in (one, "level_sets"))}
+"""Kinds to learn from where what is not in few views would else be filled in from the kinds that were seen."""
 CLASSICAL = {
     "denoise": ("gaussian", "non_local_means", "total_variation"),
     "super_resolve": ("interpolation_yx",),
@@ -209,7 +213,7 @@ def simulated(task: str, number: int, seed: int, unseen: bool) -> list[Field]:
     fields = []
     words = {"views": VIEWS, "depth": DEPTH, "undersampling": 2}
     recipe = UNSEEN.model_copy(update=words) if unseen else DegradeSpec.parse(words)
-    kinds = ("epithelium",) if task == "project" else TEST_KINDS if unseen else TRAIN_KINDS
+    kinds = ("epithelium",) if task == "project" else TEST_KINDS if unseen else LEARNT.get(task, TRAIN_KINDS)
     for n in range(number):
         kind = kinds[n % len(kinds)]
         truth = structure(kind, SIZES.get(task, SIZE), SPACING, 1000 * seed + n, OTHER if unseen else None)
@@ -307,7 +311,7 @@ def parts(name: str, data: Path, quick: bool) -> list[Part]:
         Part(
             "simulated",
             {"name": name, **words.get(name, {})},
-            simulated(name, train, 1, unseen=False),
+            simulated(name, train if quick else MANY.get(name, train), 1, unseen=False),
             simulated(name, test, 2, unseen=True),
             mirrored=mirrored,
         )

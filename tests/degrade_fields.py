@@ -24,7 +24,7 @@ def _truth(kind: str) -> Array:
 
 def _structure(kind: str, field: str, value: Any) -> bytes:
     spec = StructureSpec.parse({} if value is None else {field: value})
-    return structure(kind, (12, 32, 32), SPACING, 1, spec).tobytes()
+    return structure(kind, (12, 32, 32), SPACING, 4, spec).tobytes()
 
 
 def _psf(kind: str, field: str, value: Any) -> bytes:
@@ -57,6 +57,9 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], Any]] = {
             ("epithelium", "relief", (0.9, 0.95)),
             ("epithelium", "swing", (2.0, 3.0)),
             ("puncta", "spread", 0.9),
+            ("level_sets", "wave", (5.0, 6.0)),
+            ("level_sets", "half", (0.5, 0.6)),
+            ("level_sets", "full", (0.8, 0.9)),
         ]
     },
     **{

@@ -120,11 +120,11 @@ def test_an_epithelium_lies_on_its_surface(nz: int, n: int, dz: float, dy: float
 def test_the_unseen_recipe_and_kinds_lie_outside_of_training() -> None:
     default = StructureSpec()
     for name, span in default:
-        if isinstance(span, tuple):
+        if isinstance(span, tuple) and name not in ("wave", "half", "full"):  # level sets are not tested on
             other = getattr(UNSEEN, name)
             assert other[0] > span[1] or other[1] < span[0], name
     assert UNSEEN.spread > default.spread
-    assert TEST_KINDS[0] not in TRAIN_KINDS and {*TRAIN_KINDS, *TEST_KINDS} == set(KINDS)
+    assert TEST_KINDS[0] not in TRAIN_KINDS and {*TRAIN_KINDS, *TEST_KINDS, "level_sets"} == set(KINDS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,11 +1,12 @@
-"""Simulated truth for restoration: filaments, membranes, puncta, vesicles, an epithelium, a tubular network.
+"""Simulated truth for restoration: filaments, membranes, puncta, vesicles, an epithelium, a tubular network, any form.
 
 Shapes have closed forms in µm (capsules along smooth random walks, walls between Voronoi cells, balls, shells, a
 sheet at a smooth height), so that their distance to a voxel is exact and the share of the voxel that they fill
 is nearly so, however coarse the voxels. There is no noise and no blur: those are for
 :mod:`aequorea.signal.degrade`. Every volume is a pure function of the kind, the size, the spacing, the seed and
 the recipe. The worm-like walk follows Kratky and Porod (Recueil 68, 1949): its direction forgets itself over the
-persistence length.
+persistence length. Forms of any kind are level sets of smooth random fields, where what is learnt should be of no
+kind at all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydantic import Field, field_validator
 from scipy.spatial import cKDTree
 
 from aequorea.errors import DataError, nearest
+from aequorea.signal.random_fields import beyond_level, random_field
 from aequorea.specs import Spec
 from aequorea.volume import Array, Spacing, Triple
 
@@ -61,6 +63,12 @@ class StructureSpec(Spec):
         How much of the depth the surface of an epithelium uses.
     swing
         Distance between its hills, µm.
+    wave
+        Typical distance over which a form of any kind turns, µm.
+    half
+        Half thickness of its sheets and curves, µm.
+    full
+        Share of the volume that its solids fill.
     spread
         Of the brightness between objects (standard deviation of the logarithm).
     """
@@ -78,6 +86,9 @@ class StructureSpec(Spec):
     vesicles: Span = (0.05, 0.15)
     relief: Span = (0.3, 0.6)
     swing: Span = (10.0, 20.0)
+    wave: Span = (0.35, 3.0)
+    half: Span = (0.05, 0.3)
+    full: Span = (0.05, 0.4)
     spread: float = Field(default=0.3, ge=0)
 
     @field_validator("*")
@@ -91,7 +102,7 @@ class StructureSpec(Spec):
         """Return the recipe of the same structures ``factor`` times as large, as for voxels that much coarser."""
         if factor <= 0:
             raise DataError(f"structures cannot be {factor} times as large; give a positive factor")
-        power = {"filaments": -2, "puncta": -3, "inside": 0, "vesicles": 0, "relief": 0}
+        power = {"filaments": -2, "puncta": -3, "inside": 0, "vesicles": 0, "relief": 0, "full": 0}
         spans = {
             name: tuple(value * factor ** power.get(name, 1) for value in span)
             for name, span in self
@@ -257,6 +268,30 @@ def epithelium(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSp
     return np.asarray(layer * pattern_YX, np.float32)
 
 
+def level_sets(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSpec) -> Array:
+    """Sheets, solids and curves of any form: where smooth random fields pass a level, or two of them do."""
+    light = np.zeros(size, np.float32)
+    width = np.float32(np.prod(spacing) ** (1 / 3))
+    for _ in range(int(rng.integers(1, 4))):
+        wave, half = (math.exp(rng.uniform(*np.log(span))) for span in (spec.wave, spec.half))
+
+        def beyond(share: float, wave: float = wave) -> Array:
+            return beyond_level(random_field(size, spacing, wave, rng), share, spacing, wave)
+
+        form = int(rng.integers(3))
+        if form == 0:
+            shape = _filled(np.abs(beyond(rng.uniform(0.2, 0.8))), half, width, 1)
+        elif form == 1:
+            shape = np.clip(beyond(1 - rng.uniform(*spec.full)) / width + 0.5, 0, 1)
+        else:
+            shape = _filled(
+                np.hypot(beyond(rng.uniform(0.3, 0.7)), beyond(rng.uniform(0.3, 0.7))), half, width, 2
+            )
+        shine = np.exp(spec.spread * (random_field(size, spacing, wave, rng) + rng.normal()))
+        light = np.maximum(light, shape * shine, dtype=np.float32)
+    return light
+
+
 def epithelium_height(size: Triple, spacing: Spacing, seed: int, spec: StructureSpec | None = None) -> Array:
     """Return the height in µm (axes Y X) of the surface that ``structure("epithelium", ...)`` draws."""
     rng = Generator(Philox(key=[seed, KINDS["epithelium"][1]]))
@@ -270,12 +305,13 @@ KINDS: dict[str, tuple[Callable[[Triple, Spacing, Generator, StructureSpec], Arr
     "vesicles": (vesicles, 3),
     "epithelium": (epithelium, 4),
     "network": (network, 5),
+    "level_sets": (level_sets, 6),
 }
 """Structures by name, each with the number of its random stream."""
-FLAT = ("membranes", "epithelium", "network")
+FLAT = ("membranes", "epithelium", "network", "level_sets")
 """Kinds that are drawn in tall voxels as they are: walls fill them evenly, and tubules have soft edges."""
 TRAIN_KINDS = ("filaments", "membranes", "puncta", "vesicles", "epithelium")
-"""To train on; ``network`` is kept for tests."""
+"""To train on; ``network`` is kept for tests, and ``level_sets`` are for what should serve any kind."""
 
 
 def _height(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSpec) -> Array:
@@ -332,7 +368,7 @@ def _count(wanted: float) -> int:
     return min(MOST, max(1, round(wanted)))
 
 
-def _filled(away: Array, half: float, width: Array, across: int) -> Array:
+def _filled(away: Array, half: float, width: Array | np.float32, across: int) -> Array:
     """Return the share of each voxel that a shape fills, so that all shares add up to the shape's volume.
 
     Parameters
