@@ -32,6 +32,7 @@ The card is JSON in the file's header (key ``aequorea``):
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from dataclasses import dataclass, field
@@ -183,6 +184,18 @@ class Model:
         write_file(path, save(tensors, metadata={CARD: json.dumps(card)}))
         self.card = card
         return path
+
+    @property
+    def digest(self) -> str:
+        """A digest of the weights and of all that decides a prediction: of a model and of its file the same."""
+        task = describe("tasks", _name("tasks", self.task), self.task)
+        body = describe("backbones", _name("backbones", self.network.backbone), self.network.backbone)
+        words = {word: self.card.get(word) for word in ("spacing", "channels", "point", "normalisation")}
+        digest = hashlib.sha256(json.dumps([task, body, words], sort_keys=True).encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:32]
 
     def _check(self) -> list[float]:
         """Return 16 numbers of the output for an input that is fixed by a seed."""

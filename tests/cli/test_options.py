@@ -20,6 +20,9 @@ def test_words_reach_as_deep_as_the_recipe() -> None:
         "temperature": 3,
     }
     assert recipes["task"] == {"factor": 3}
+    own: dict[str, Any] = {}
+    set_fields(recipes, ["patch=[8, 32, 32]", "factor=4"], default="task", own=(own, ("patch",)))
+    assert own == {"patch": [8, 32, 32]} and recipes["task"] == {"factor": 4}
     with pytest.raises(SpecError, match="did you mean 'objective'"):
         set_fields(recipes, ["objectiv.degrade.planes=8"])
     with pytest.raises(SpecError, match="no recipe is called"):

@@ -6,6 +6,7 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +168,7 @@ def test_a_class_that_only_the_held_out_part_shows_is_a_class(tmp_path: Path) ->
     items = [fish(i, 3 if held.name == f"fish_{i}" else 2) for i in range(3)]
     assert finetune(items, tmp_path / "three", spec).model.task.spec.classes == 3
     with pytest.raises(DataError, match="shows class 2 where the classes are 0 to 1"):
-        finetune(items, tmp_path / "again", recipe(start=str(two.path)))
+        finetune(items, tmp_path / "again", recipe({"name": "semantic"}, "filters", start=str(two.path)))
 
 
 def test_nothing_is_held_out_if_asked(tmp_path: Path) -> None:
@@ -409,3 +410,36 @@ def test_target_on_a_grid_of_its_own(tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match=r"vesicle: the image has \(3, 5, 5\) .* gives \(3, 16, 16\)"):
         finetune([Item("vesicle", light_field, volume, "vesicle")], tmp_path / "run", spec)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ({"task": "instances"}, "--task instances: .* has semantic"),
+        ({"backbone": "filters"}, "--backbone filters: .* has unet"),
+        ({"task": {"name": "semantic", "classes": 7}}, "task.classes=7: .* has 2"),
+    ],
+)
+def test_what_a_model_is_cannot_be_changed_by_a_recipe(
+    tmp_path: Path, words: dict[str, Any], why: str
+) -> None:
+    """Else something other than what was asked for would be trained, without a word."""
+    spec = recipe(**words, start=str(model_file("semantic", "unet")))
+    with pytest.raises(SpecError, match=why):
+        finetune(specimens(1), tmp_path / "run", spec)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_takes_the_task_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image, labels = nuclei(1)
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    tifffile.imwrite("data/fish.tif", image, metadata={"axes": "ZYX"})
+    tifffile.imwrite("data/fish_label.tif", labels.astype(np.uint16), metadata={"axes": "ZYX"})
+    start = str(model_file("semantic", "unet"))
+    words = ["data", "--model", start, "--steps", "1", "--spacing", "2,0.5,0.5", "--set", "patch=[8,24,24]"]
+    monkeypatch.setattr("sys.argv", ["aequorea", "finetune", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    spec = FinetuneSpec.from_yaml(Path("run/spec.yaml"))
+    assert not left.value.code and spec.task["name"] == "semantic" and spec.patch == (8, 24, 24)

@@ -62,3 +62,11 @@ def test_the_three_ways_are_compared(tmp_path: Path) -> None:
     assert all(pooled["dice"]["n"] == 3 for pooled in scores["pooled"].values())
     with pytest.raises(SpecError, match="starts from nothing"):
         cross_validate(recipe(), items, tmp_path / "other", 3, compare=True, say=lambda line: None)
+
+
+def test_the_task_is_that_of_the_model_that_training_starts_from(tmp_path: Path) -> None:
+    """Whatever the recipe's name for it leaves open; of another one it is refused before anything is trained."""
+    start = str(model_file("semantic", "unet"))
+    spec = recipe("instances", "unet", held_out=0, start=start)
+    with pytest.raises(SpecError, match=r"--task instances: .* has semantic"):
+        cross_validate(spec, specimens(1, 2), tmp_path / "out", 2, say=lambda line: None)

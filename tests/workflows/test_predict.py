@@ -118,6 +118,44 @@ def test_nothing_is_predicted_outside_a_mask(tmp_path: Path) -> None:
     assert done.timing is not None
 
 
+def test_another_mask_is_another_recipe(tmp_path: Path, said: list[str]) -> None:
+    """Wherever it differs; and what no mask can be is refused, or told."""
+    volume, path = from_array(nuclei(3, (12, 80, 80))[0], SPACING), model_file("semantic", "filters")
+    mask = np.zeros(volume.size, np.uint8)
+    mask[:, 10:50, 20:70] = 1
+    predict(path, volume, tmp_path / "out.ome.zarr", FLOAT, mask=from_array(mask))
+    mask[:, 50:60, 20:70] = 1
+    with pytest.raises(DataError, match="overwrite"):
+        predict(path, volume, tmp_path / "out.ome.zarr", FLOAT, mask=from_array(mask))
+    with pytest.raises(DataError, match="2 channels"):
+        predict(path, volume, tmp_path / "two.ome.zarr", FLOAT, mask=from_array(np.stack([mask, mask])))
+    predict(path, volume, tmp_path / "none.ome.zarr", FLOAT, mask=from_array(mask * 0), say=said.append)
+    assert any("is 0 everywhere" in line for line in said)
+
+
+def test_a_model_is_told_from_another_in_memory_too(tmp_path: Path, said: list[str]) -> None:
+    """As its file it is the same; with a weight changed it is another."""
+    volume, path = from_array(nuclei(3)[0], SPACING), model_file("semantic", "filters")
+    model = aq.load(path)
+    predict(model, volume, tmp_path / "out.ome.zarr", FLOAT)
+    predict(path, volume, tmp_path / "out.ome.zarr", FLOAT, say=said.append)
+    assert "finished before" in said[0]
+    with torch.no_grad():
+        next(model.network.head.parameters()).add_(0.01)
+    with pytest.raises(DataError, match="overwrite"):
+        predict(model, volume, tmp_path / "out.ome.zarr", FLOAT)
+
+
+def test_absurd_voxel_sizes_are_refused(tmp_path: Path, said: list[str]) -> None:
+    """As where millimetres were read as micrometres; and why voxels are made others is told as it is."""
+    image, path = nuclei(3)[0], model_file("semantic", "filters")
+    with pytest.raises(DataError, match="are voxels of 2000 x 500 x 500 µm right"):
+        predict(path, from_array(image, (2000.0, 500.0, 500.0)), tmp_path / "mm.ome.zarr")
+    spec = FLOAT.model_copy(update={"scale": 2.0})
+    predict(path, from_array(image, SPACING), tmp_path / "half.ome.zarr", spec, say=said.append)
+    assert "as --scale says" in said[0] and "match" not in said[0]
+
+
 def test_background_of_one_value_is_skipped(tmp_path: Path) -> None:
     """A volume in a large empty frame costs little more than without; its objects are the same."""
     image = nuclei(3)[0]
@@ -348,9 +386,52 @@ def test_a_damaged_image_of_many_does_not_stop_the_others(
     with pytest.raises(SystemExit) as left:
         main()
     said = capsys.readouterr()
-    assert left.value.code == 2 and "1 of the images could not be predicted" in said.err
+    assert left.value.code == 2 and "images that could not be predicted: 1 (above); that were: 2" in said.err
     assert "b.tif" in said.err and "a_label: labels of a, left out" in said.out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.ome.zarr", "c.ome.zarr"}
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["in", "--each"], "results there would be taken for"),
+        (["out", "--each", "--sequence"], "--each and --sequence"),
+        (["out", "--preview", "--part", "1/2", "--memory", "2GB"], "leave out --part and --memory"),
+        (["out", "--scheduler", "tcp://nowhere:1", "--memory", "2GB"], "leave out --memory"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    why: str,
+) -> None:
+    """Rather than to leave one of them out without a word."""
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    tifffile.imwrite("in/a.tif", nuclei(3)[0], metadata={"axes": "ZYX"})
+    source = "in" if "--each" in words else "in/a.tif"
+    monkeypatch.setattr("sys.argv", ["aequorea", "predict", str(model_file("semantic")), source, *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2 and why in capsys.readouterr().err
+    assert [p.name for p in Path().rglob("*.tif")] == ["a.tif"] and not Path("out").exists()
+
+
+def test_a_mask_needs_no_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an image whose axes must be told a mask has those of space."""
+    image = nuclei(3)[0]
+    monkeypatch.chdir(tmp_path)
+    np.save("two.npy", np.stack([image, image]))
+    np.save("mask.npy", np.ones(image.shape, np.uint8))
+    words = ["--axes", "CZYX", "--channel", "0", "--spacing", "2,0.5,0.5", "--mask", "mask.npy"]
+    monkeypatch.setattr(
+        "sys.argv", ["aequorea", "predict", str(model_file("semantic")), "two.npy", "out", *words]
+    )
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code and Path("out").exists()
 
 
 def test_a_preview_keeps_to_what_was_told(tmp_path: Path) -> None:

@@ -39,10 +39,15 @@ def command(app: typer.Typer) -> None:
         channel: Channel = None,
     ) -> None:
         """Predict annotated images, score them, and write scores.json, scores.csv and report.html."""
+        from aequorea.errors import SpecError
         from aequorea.workflows.evaluate_model import evaluate_model
         from aequorea.workflows.folds import cross_validate
         from aequorea.workflows.predict import PredictSpec
 
+        if compare and not folds:
+            raise SpecError("--compare: say how many --folds too")
+        if overwrite and folds:
+            raise SpecError("--overwrite: folds are trained into a new folder; give another --out")
         spec = PredictSpec.parse(
             {"halo": halo if halo in ("default", "full") else numbers(halo, "--halo", int)}
         )

@@ -31,11 +31,12 @@ def command(app: typer.Typer) -> None:
         ],
         out: Annotated[Path, typer.Option("--out", "-o", help="Run folder.")] = Path("run"),
         task: Annotated[
-            str,
+            str | None,
             typer.Option(
-                help="semantic, instances; denoise, deblur, super_resolve, isotropic, project, light_field."
+                help="semantic, instances (the default); denoise, deblur, super_resolve, isotropic, project, "
+                "light_field. With --model that model's."
             ),
-        ] = "instances",
+        ] = None,
         backbone: Annotated[
             str, typer.Option(help="filters, unet, hiera, or auto: the first two, the better is kept.")
         ] = "auto",
@@ -51,7 +52,8 @@ def command(app: typer.Typer) -> None:
         set_: Annotated[
             list[str] | None,
             typer.Option(
-                "--set", help="A field of the task, or of backbone, adapter, train: backbone.size=small"
+                "--set",
+                help="A field of the task, or of backbone, adapter, train: backbone.size=small; patch or brightness.",
             ),
         ] = None,
         head: Annotated[str, typer.Option(help="On fixed filters: logistic or forest.")] = "logistic",
@@ -63,17 +65,19 @@ def command(app: typer.Typer) -> None:
         """Train a model on a few labelled crops or volumes; run again to take up an interrupted run."""
         from aequorea.engine.memory import as_bytes
         from aequorea.engine.processes import together
-        from aequorea.workflows.finetune import FinetuneSpec, finetune
+        from aequorea.workflows.finetune import FinetuneSpec, finetune, task_of
 
         recipes: dict[str, dict[str, Any]] = {
-            "task": {"name": task},
+            "task": {"name": task or "instances"},
             "backbone": {"name": backbone},
             "train": {"steps": steps, "learning_rate": learning_rate, "seed": seed},
         }
+        if start is not None and task is None:
+            recipes["task"] = task_of(start) or recipes["task"]
         if adapter:
             recipes["adapter"] = {"name": adapter}
-        set_fields(recipes, set_ or [], default="task")
         words = {"start": str(start) if start else None, "held_out": held_out, "head": head}
+        set_fields(recipes, set_ or [], default="task", own=(words, ("patch", "brightness")))
         spec = FinetuneSpec.parse({**recipes, **words})
         told = {
             "unlabelled": unlabelled,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,13 @@ def show_plan(plan: Any) -> None:
         print(f"{'next':12} aequorea {shlex.join(words)}")
 
 
+def refuse(why: str, flags: dict[str, object]) -> None:
+    """Raise :class:`SpecError` where options were given that a way of calling a command has no use for."""
+    given = [flag for flag, value in flags.items() if value]
+    if given:
+        raise SpecError(f"{why}: leave out {' and '.join(given)}")
+
+
 def numbers(text: str | None, flag: str, kind: type[int] | type[float] = float) -> Any:
     """Return three numbers z, y, x from ``"2,0.5,0.5"``, or ``None``.
 
@@ -90,10 +98,16 @@ def fields(pairs: list[str], flag: str) -> dict[str, Any]:
     return out
 
 
-def set_fields(recipes: dict[str, dict[str, Any]], pairs: list[str], default: str = "") -> None:
+def set_fields(
+    recipes: dict[str, dict[str, Any]],
+    pairs: list[str],
+    default: str = "",
+    own: tuple[dict[str, Any], Collection[str]] = ({}, ()),
+) -> None:
     """Put the words of ``--set`` into recipes: ``["backbone.size=small"]``; those without a recipe into ``default``.
 
-    Words may lie deeper: ``objective.degrade.camera.gain=[1, 2]``.
+    Words may lie deeper: ``objective.degrade.camera.gain=[1, 2]``. What belongs to no recipe but to the run is put
+    into the dictionary of ``own``, whose second half says which words those are.
 
     Raises
     ------
@@ -102,6 +116,9 @@ def set_fields(recipes: dict[str, dict[str, Any]], pairs: list[str], default: st
     """
     for path, value in fields(pairs, "--set").items():
         first, *words = path.split(".")
+        if not words and path in own[1]:
+            own[0][path] = value
+            continue
         if not words:
             first, words = default, [path]
         if first not in recipes:

@@ -20,6 +20,7 @@ from aequorea.cli.options import (
     Time,
     numbers,
     planning,
+    refuse,
     show_plan,
 )
 
@@ -103,7 +104,9 @@ def command(app: typer.Typer) -> None:
             "mirrored": mirrored,
         }
         spec = PredictSpec.parse(words if tile is None else {**words, "tile": tile})
-        over = open_volume(mask, axes=axes) if mask else None
+        # A mask has no channels and no times; what it is of stands where its image is.
+        spatial = "".join(letter for letter in axes if letter in "ZYX") if axes else None
+        over = open_volume(mask, axes=spatial) if mask else None
         told = {
             "axes": axes,
             "spacing": numbers(spacing, "--spacing"),
@@ -113,23 +116,46 @@ def command(app: typer.Typer) -> None:
             "scene": scene,
             "dataset": dataset,
         }
+        if each and sequence:
+            raise SpecError(
+                "--each and --sequence: the images of a folder are one volume, or they are several"
+            )
+        if each and out.resolve() == source.resolve():
+            raise SpecError(
+                f"{out}: holds the images, which results there would be taken for: name another OUT"
+            )
         if not each:
             volume = open_volume(source, many="sequence" if sequence else None, **told)
         if planning(context):
             from aequorea.workflows.plan import plan_predict
 
-            if each or preview:
-                raise SpecError("plan looks at one image: leave out --each and --preview")
+            refuse(
+                "plan looks at the whole of one image, on this machine",
+                {
+                    "--each": each,
+                    "--preview": preview,
+                    "--part": part,
+                    "--scheduler": scheduler,
+                },
+            )
             show_plan(plan_predict(model, volume, out, spec, mask=over, memory=most))
             return
         if preview:
             from aequorea.model import load
             from aequorea.workflows.preview import preview as show
 
-            if each or over is not None:
-                raise SpecError(
-                    "--preview looks at one image, at places of its own: leave out --each and --mask"
-                )
+            refuse(
+                "--preview looks at one image, at places of its own",
+                {
+                    "--each": each,
+                    "--mask": mask,
+                    "--region": region,
+                    "--part": part,
+                    "--scheduler": scheduler,
+                    "--memory": memory,
+                    "--overwrite": overwrite,
+                },
+            )
             place = out if out.suffix == ".html" else out.with_name(f"{out.name}.preview.html")
             show(load(model), volume, place, spec)
             print(f"preview: {place}")
@@ -137,8 +163,15 @@ def command(app: typer.Typer) -> None:
         if scheduler is not None:
             from aequorea.workflows.cluster import predict_on
 
-            if each or part or overwrite:
-                raise SpecError("--scheduler: one image at a time, without --each, --part and --overwrite")
+            refuse(
+                "--scheduler: one image at a time, a part for each worker",
+                {
+                    "--each": each,
+                    "--part": part,
+                    "--overwrite": overwrite,
+                    "--memory": memory,
+                },
+            )
             done = predict_on(
                 scheduler,
                 model,
@@ -151,6 +184,7 @@ def command(app: typer.Typer) -> None:
             print(f"result: {done.path}")
             return
         failed: list[AequoreaError] = []
+        number = 0
 
         def skip(error: AequoreaError) -> None:
             failed.append(error)
@@ -197,5 +231,6 @@ def command(app: typer.Typer) -> None:
                     f"{t.computed / max(1, t.kept):.2f} voxels computed per voxel kept"
                 )
             print(f"result: {place}")
+            number += 1
         if failed:
-            raise DataError(f"{len(failed)} of the images could not be predicted (above), all others were")
+            raise DataError(f"images that could not be predicted: {len(failed)} (above); that were: {number}")

@@ -156,6 +156,8 @@ def finetune(
 
 
 def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, **options: Any) -> Finetuned:
+    card = card_of(spec.start) if spec.start else {}
+    _check_start(spec, card)
     task = build("tasks", spec.task)
     say: list[str] = []
     items = (
@@ -170,7 +172,6 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
         drop_checkpoints(run)
         record = json.loads((run / "summary.json").read_text())
         return Finetuned(load(path), path, record["scores"], [f"{run}: finished before, nothing to do"])
-    card = card_of(spec.start) if spec.start else {}
     start = load(spec.start) if spec.start and "task" in card else None
     if start is not None:
         task = start.task
@@ -226,13 +227,31 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
     return Finetuned(model, path, scores, say)
 
 
+def task_of(start: str | Path) -> dict[str, Any] | None:
+    """Return name and fields of the task of a model file; ``None`` for a pretrained body, which has none."""
+    task: dict[str, Any] | None = card_of(start).get("task")
+    return task
+
+
+def _check_start(spec: FinetuneSpec, card: dict[str, Any]) -> None:
+    """Raise :class:`SpecError` where a recipe asks for another task or body than what training starts from."""
+    for kind, asked in (("task", spec.task), ("backbone", spec.backbone)):
+        has: dict[str, Any] = card.get(kind, {})
+        for word, value in json.loads(json.dumps(asked)).items() if has else ():
+            if value != "auto" and has.get(word) != value:
+                flag = f"--{kind} {value}" if word == "name" else f"{kind}.{word}={value}"
+                raise SpecError(
+                    f"{flag}: {spec.start} has {has.get(word)}, which training cannot change; leave it out, or start "
+                    "from another model"
+                )
+
+
 def labels_digest(item: Item) -> str:
     """Return a digest of all that is known of an item: a few repainted voxels are other data."""
     known = item.annotation
     digest = hashlib.sha256(repr(known).encode())
     if isinstance(known, LabelImage | TargetImage):
-        for block in known.volume.region.split((64, 512, 512)):
-            digest.update(known.volume.read(block).tobytes())
+        digest.update(known.volume.contents.encode())
     elif isinstance(known, Points):
         digest.update(known.zyx.tobytes())
     return digest.hexdigest()[:16]

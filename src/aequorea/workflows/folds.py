@@ -15,7 +15,7 @@ from aequorea.registry import build
 from aequorea.workflows.dataset import Item, dataset, told_apart
 from aequorea.workflows.evaluate import Case, evaluate
 from aequorea.workflows.evaluate_model import tested
-from aequorea.workflows.finetune import FinetuneSpec, finetune
+from aequorea.workflows.finetune import FinetuneSpec, finetune, task_of
 from aequorea.workflows.predict import PredictSpec
 
 
@@ -67,7 +67,8 @@ def cross_validate(
     """
     out = Path(out)
     training = recipe if isinstance(recipe, FinetuneSpec) else recipe_of(recipe)
-    task = build("tasks", training.task)
+    words = task_of(training.start) if training.start else None
+    task = build("tasks", words or training.task)
     items = (
         dataset(data, kind=task.annotation, **options) if isinstance(data, str | Path) else told_apart(data)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from aequorea import __version__
 from aequorea.crew import AllDone, TakeOver
 from aequorea.engine.counting import measure_together
 from aequorea.engine.counts import counted_type, counter, in_counts, is_counted
-from aequorea.engine.durable import file_digest, write_json
+from aequorea.engine.durable import write_json
 from aequorea.engine.fit_tiles import Tiles, check_tiles, choose_tiles
 from aequorea.engine.inference import Precision
 from aequorea.engine.layer import OURS
@@ -42,6 +43,8 @@ COUNTED = 10**13
 """Voxels up to which the intensity range is that of the whole volume."""
 OTHERS = (".tif", ".tiff", ".png", ".jpg", ".h5", ".hdf5", ".ims", ".nii", ".gz", ".npy", ".csv", ".html")
 """Endings that promise another kind of file than the store that is written."""
+MOST_FINER = 64
+"""Voxels that the network may see in place of one of the image's: of more an image holds nothing."""
 COMPRESSED = 30
 """How many times smaller a result may become on the disk, at most."""
 
@@ -171,18 +174,21 @@ def _predict(
     tiles: Tiles | None,
 ) -> Predicted:
     spec = spec or PredictSpec()
-    named, print_of_model = model, "in memory"
+    named = model
     if Path(out).suffix.lower() in OTHERS:
-        raise DataError(f"{out}: results are OME-Zarr: name it {Path(out).with_suffix('.ome.zarr')}")
+        plain = Path(out).name[: -len(Path(out).suffix)].removesuffix(".ome")
+        raise DataError(f"{out}: results are OME-Zarr: name it {Path(out).with_name(plain)}.ome.zarr")
     if not isinstance(model, Model):
-        path = model_file(model)
-        model, print_of_model = load(path), file_digest(path)
+        model = load(model_file(model))
+    print_of_model = model.digest
     volume = opened(source)
-    _check_fit(model, volume, mask)
     if Path(volume.name).exists() and Path(out).resolve() in (p := Path(volume.name).resolve(), *p.parents):
         raise DataError(f"{out}: holds the image itself: write the result to another place")
+    model.check_channels(volume)
     laid = layout_of(model, volume, spec)
     region, size, tiling, work = laid
+    if mask is not None:
+        _check_mask(mask, volume)
     check_size(tiling, volume)
     items = model.task.over == "items"
     if items and spec.region:
@@ -197,7 +203,7 @@ def _predict(
     recipe = [
         print_of_model,
         volume.fingerprint,
-        mask.fingerprint if mask else "",
+        mask.contents if mask else "",
         spec.model_dump_json(),
         json.dumps(intensity.plain()) if intensity else "",
     ]
@@ -234,11 +240,20 @@ def _predict(
         tell(f"{out}: finished before, nothing to do")
         return Predicted(Path(out), output.result, None, lines)
     if size != volume.size:
-        tell(
-            f"{volume.name}: computed at {size} voxels instead of {volume.size} (z, y, x), to match the model's "
-            f"voxels of {_text(model.spacing)} µm; results are on the image's grid (--scale 1 turns this off)"
+        why = (
+            "as --scale says"
+            if spec.scale is not None
+            else "so that objects look as large as the training's, as --object-size says"
+            if spec.object_size is not None
+            else f"to match the model's voxels of {_text(model.spacing)} µm (--scale 1 turns this off)"
         )
-    elif volume.spacing is None and volume.size[0] > 1:
+        tell(
+            f"{volume.name}: computed at {size} voxels instead of {volume.size} (z, y, x), {why}; results are on "
+            "the image's grid"
+        )
+    if mask is not None and not any(mask.read(block).any() for block in region.split((64, 512, 512))):
+        tell(f"{mask.name}: is 0 everywhere in {region}: nothing is predicted")
+    if volume.spacing is None and volume.size[0] > 1 and size == volume.size:
         tell(
             f"{volume.name}: voxel size unknown; assumed to be that of the training data (or give --spacing)"
         )
@@ -325,7 +340,7 @@ def _dense(
 
     def wanted(part: Region) -> Array:
         assert mask is not None
-        keep: Array = resampled(mask, tiling.output_size, "nearest").read(part.shift(where.start))[0] > 0
+        keep: Array = resampled(mask, tiling.output_size, "nearest").read(part.shift(where.start))[0] != 0
         return keep
 
     timing += predict_dense(
@@ -374,9 +389,14 @@ class Laid(NamedTuple):
 
 
 def layout_of(model: Model, volume: Volume, spec: PredictSpec) -> Laid:
-    """Return where the prediction of a volume lies."""
+    """Return where the prediction of a volume lies; :class:`DataError` if it would be seen far too finely."""
     region = Region.parse(spec.region, volume.size) if spec.region else volume.region
     size = working_size(model, volume, spec)
+    if math.prod(size) > MOST_FINER * volume.region.voxels:
+        raise DataError(
+            f"{volume.name}: would be computed at {size} voxels in place of {volume.size} (z, y, x): are voxels of "
+            f"{_text(volume.spacing)} µm right? Say it with --spacing Z,Y,X, or --scale 1 for voxels as they are"
+        )
     network = model.mirrored if spec.mirrored else model.network
     tiling = Tiling.of(network, size, _spacing_at(volume, size) or model.spacing, spec.halo)
     return Laid(region, size, tiling, body_region(region, volume.size, tiling))
@@ -443,10 +463,11 @@ def _check_room(volume: Volume, work: Region, channels: int, dtype: np.dtype[Any
         )
 
 
-def _check_fit(model: Model, volume: Volume, mask: Volume | None) -> None:
-    model.check_channels(volume)
-    if mask is not None and mask.size != volume.size:
+def _check_mask(mask: Volume, volume: Volume) -> None:
+    if mask.size != volume.size:
         raise DataError(f"{mask.name}: mask of {mask.size} voxels for an image of {volume.size} (z, y, x)")
+    if mask.shape[0] != 1:
+        raise DataError(f"{mask.name}: {mask.shape[0]} channels; a mask has one")
 
 
 def _origin(region: Region, spacing: Spacing | None) -> Spacing:
