@@ -47,6 +47,13 @@ def test_nothing_is_said_of_what_is_right(folder: Path) -> None:
     assert check(folder) == ([], 3)
 
 
+def test_an_unlabelled_value_that_no_voxel_has_is_told(folder: Path) -> None:
+    assert said(folder, unlabelled=7000) == [
+        f"warning: {folder}: no label is 7000, the value of unlabelled voxels"
+    ]
+    assert not any("no label is" in line for line in said(folder, unlabelled=1))
+
+
 def torn(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels = labels.copy()
     a, b = labels[0, 0, 0], labels[-1, -1, -1]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aequorea.cli.options import Axes, Channel, Spacing, numbers
+from aequorea.cli.options import Axes, Channel, Dataset, Level, Scene, Spacing, Time, numbers
 
 
 def command(app: typer.Typer) -> None:
@@ -28,6 +28,10 @@ def command(app: typer.Typer) -> None:
         spacing: Spacing = None,
         axes: Axes = None,
         channel: Channel = None,
+        level: Level = None,
+        time: Time = None,
+        scene: Scene = None,
+        dataset: Dataset = None,
     ) -> None:
         """Pick unlike, informative places of VOLUME; write each as OME-TIFF with an empty label to paint."""
         from aequorea.workflows.crops import crops as write
@@ -35,8 +39,21 @@ def command(app: typer.Typer) -> None:
         from aequorea.workflows.open import open as open_volume
 
         wanted = numbers(size if "," in size else ",".join([size] * 3), "--size", int)
-        image = open_volume(volume, axes=axes, spacing=numbers(spacing, "--spacing"), channel=channel)
-        name = stem_of(volume) or volume.stem
+        image = open_volume(
+            volume,
+            axes=axes,
+            spacing=numbers(spacing, "--spacing"),
+            channel=channel,
+            level=level,
+            time=time,
+            scene=scene,
+            dataset=dataset,
+        )
+        picked = {"t": time, "s": scene}
+        words = [
+            f"{letter}{value}".replace("/", "-") for letter, value in picked.items() if value is not None
+        ]
+        name = "_".join([stem_of(volume) or volume.stem, *words])
         out = Path(f"{name}_crops") if out is None else out
         unsure = None
         if model is not None:

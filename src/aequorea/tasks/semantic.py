@@ -145,7 +145,8 @@ class Semantic:
             if spec.classes and (known := out[np.isfinite(out)]).size and known.max() >= spec.classes:
                 raise DataError(
                     f"{labels.name}: shows class {int(known.max())} where the classes are 0 to {spec.classes - 1}: "
-                    "relabel, or name what each value means with --set values={...}"
+                    "relabel, say --unlabelled 0 for strokes, or, in training, name what each value means with "
+                    "--set values={...}"
                 )
             return out
 

@@ -111,11 +111,24 @@ def check(
         items.append(item)
         ranges[entry.name] = [float(np.subtract(*np.nanpercentile(b, (99, 1)))) for b in block]
     findings += _brightness(ranges) + _spacings(items) + _copies(items)
+    labelled = [item.annotation for item in items if isinstance(item.annotation, LabelImage)]
+    marked = [known for known in labelled if known.unlabelled is not None]
+    if marked and not any(_has_unlabelled(known) for known in marked):
+        findings.append(
+            Finding(
+                "warning", str(path), f"no label is {marked[0].unlabelled}, the value of unlabelled voxels"
+            )
+        )
     if not any(entry.label is not None for entry in found):
         findings.append(Finding("error", str(path), f"none of {len(found)} images has a {kind}"))
     elif len(found) == sum(finding.text == UNPAINTED for finding in findings):
         findings.append(Finding("error", str(path), f"none of {len(found)} crops is painted yet"))
     return sorted(findings, key=lambda finding: finding.level), len(found)
+
+
+def _has_unlabelled(known: LabelImage) -> bool:
+    blocks = known.volume.region.split((64, 512, 512))
+    return any((known.volume.read(block) == known.unlabelled).any() for block in blocks)
 
 
 def _middle(volume: Volume) -> Region:
