@@ -218,8 +218,9 @@ def _restoration(spec: str, field: str, value: Any) -> Any:
         seen = np.random.default_rng(0).random((1, 1, 1, 33, 33), np.float32)
         return task.stem()(torch.from_numpy(seen)).detach().numpy().tobytes()
     network = Model.build(task, {"name": "unet", "levels": 2}, None).network
-    tiling = Tiling.of(network, (4, 48, 48), None)
-    return task.dense_channels, tiling.output_size, tiling.reads(tiling.domain).size, type(network.head)
+    tiling = Tiling.of(network, (4, 48, 48), (2.0, 0.5, 0.5))
+    grid = (tiling.output_size, tiling.output_spacing, tiling.reads(tiling.domain).size)
+    return task.dense_channels, grid, type(network.head)
 
 
 def _denoised(words: dict[str, Any]) -> Any:
@@ -433,6 +434,7 @@ CHANGES: dict[str, tuple[Seen, Any]] = {
             ("LightFieldSpec", "views", 4),
             ("LightFieldSpec", "depth", 5),
             ("LightFieldSpec", "step", -0.08),
+            ("LightFieldSpec", "z_step", 3.0),
         )
     },
     "TrainSpec.steps": (partial(_train, "steps"), 9),

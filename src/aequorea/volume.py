@@ -7,6 +7,7 @@ that nobody said (``None``). A :class:`Region` is a box of voxels on the Z Y X g
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -298,8 +299,12 @@ def from_array(
     Raises
     ------
     DataError
-        For other numbers of axes, empty arrays and types that are no numbers.
+        For other numbers of axes, empty arrays, types that are no numbers, and spacings that are none.
     """
+    if not hasattr(array, "shape") or not hasattr(array, "dtype"):
+        raise DataError(f"{name}: a {type(array).__name__} is no array; files are opened by aequorea.open")
+    if spacing is not None and (len(spacing) != 3 or not all(0 < s < math.inf for s in spacing)):
+        raise DataError(f"{name}: spacing {spacing} is not three positive numbers in µm (z, y, x)")
     shape = tuple(int(n) for n in array.shape)
     dtype = np.dtype(array.dtype)
     if len(shape) not in (2, 3, 4):

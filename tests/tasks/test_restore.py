@@ -15,6 +15,7 @@ from scipy.ndimage import map_coordinates
 from aequorea import checks
 from aequorea.annotations import TargetImage
 from aequorea.engine.counts import in_counts
+from aequorea.engine.tiles import Tiling
 from aequorea.engine.train import TrainSpec
 from aequorea.errors import SpecError
 from aequorea.layers.restoring import (
@@ -315,6 +316,19 @@ def test_a_fitted_loss_of_constants_has_a_gradient(output: float) -> None:
     for target in (torch.rand(1, 1, 2, 8, 8), torch.full((1, 1, 2, 8, 8), 0.5)):
         (gradient,) = torch.autograd.grad(loss("fitted", found, target), found)
         assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+
+
+def test_a_light_field_has_the_z_step_of_its_targets() -> None:
+    """Or what was told; where nothing says it, the pitch of the lenslets stands in for it."""
+    words = {"name": "light_field", "views": 5, "depth": 4}
+    target = TargetImage(from_array(np.zeros((4, 20, 20), np.float32), (0.3, 0.1, 0.1)))
+    for told, known in ((words, 0.3), ({**words, "z_step": 0.7}, 0.7)):
+        task = build("tasks", told).resolve([target])
+        network = Model.build(task, {"name": "unet", "levels": 2}, None).network
+        tiling = Tiling.of(network, (1, 20, 20), (9.0, 0.1, 0.1))
+        assert tiling.output_spacing == pytest.approx((known, 0.1, 0.1))
+    network = Model.build(build("tasks", words), {"name": "unet", "levels": 2}, None).network
+    assert Tiling.of(network, (1, 20, 20), (9.0, 0.1, 0.1)).output_spacing == pytest.approx((0.5, 0.1, 0.1))
 
 
 @pytest.mark.parametrize(("views", "depth", "step"), [(5, 8, 0.08), (3, 5, -0.9), (4, 1, 0.3)])

@@ -11,6 +11,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from aequorea.cli import crops as crops_command
+from aequorea.cli import main
 from aequorea.errors import AequoreaWarning, DataError
 from aequorea.volume import Region, Volume, from_array
 from aequorea.workflows.crops import choose, crops, ome_tiff
@@ -208,3 +209,36 @@ def test_real_volumes(real_data: Path) -> None:
     label = open_volume(real_data / "open" / "organoid_lstree" / "budding_t301_nuclei_label.tif").read()[0]
     chosen = [(label[region.slices] > 0).mean() for region in choose(volume, n=4, size=(18, 48, 48))]
     assert min(chosen) > 0.02 and np.mean(chosen) > 1.5 * (label > 0).mean()
+
+
+def test_nothing_is_left_of_crops_that_could_not_be_chosen(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="all values are equal"):
+        crops(from_array(np.ones((8, 32, 32), np.uint8)), tmp_path / "crops", name="a", size=(4, 8, 8))
+    assert not (tmp_path / "crops").exists()
+
+
+def test_a_time_point_of_several_is_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops of each have names of their own."""
+    monkeypatch.chdir(tmp_path)
+    frames = np.random.default_rng(0).integers(0, 100, (2, 8, 32, 32), np.uint8)
+    tifffile.imwrite("time.ome.tif", frames, metadata={"axes": "TZYX"}, photometric="minisblack")
+    words = [
+        "time.ome.tif",
+        "--time",
+        "1",
+        "--n",
+        "1",
+        "--size",
+        "4,16,16",
+        "--spacing",
+        "2,.5,.5",
+        "-o",
+        "out",
+    ]
+    monkeypatch.setattr("sys.argv", ["aequorea", "crops", *words])
+    with pytest.raises(SystemExit) as left:
+        main()
+    (image,) = [path for path in Path("out").glob("*.tif") if "label" not in path.name]
+    z, y, x = (int(part[1:]) for part in image.name.split(".")[0].split("_")[2:])
+    assert not left.value.code and image.name.startswith("time_t1_")
+    assert np.array_equal(tifffile.imread(image), frames[1, z : z + 4, y : y + 16, x : x + 16])

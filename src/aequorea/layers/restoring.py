@@ -212,17 +212,23 @@ class VolumeHead(AddingHead):
         As there; the factor along z is 1.
     depth
         Planes of the volume.
+    z_step
+        Between them, µm; 0: not known, and that of the body's grid stands in for it.
     """
 
     local = False
 
-    def __init__(self, channels: int, stride: Triple, outputs: int, factor: Triple, depth: int) -> None:
+    def __init__(
+        self, channels: int, stride: Triple, outputs: int, factor: Triple, depth: int, z_step: float = 0.0
+    ) -> None:
         super().__init__(channels, stride, outputs, factor)
-        self.depth = depth
+        self.depth, self.z_step = depth, z_step
 
     def output_grid(self, region: Region, spacing: Spacing | None) -> tuple[Region, Spacing | None]:
         """Return the region in all planes of the volume."""
         fine, spacing = finer_grid(region, spacing, self.factor)
+        if spacing is not None and self.z_step:
+            spacing = (self.z_step, *spacing[1:])
         return Region((0, *fine.start[1:]), (self.depth, *fine.stop[1:])), spacing
 
 

@@ -135,7 +135,7 @@ def plain_axes(shape: Sequence[int], dtype: np.dtype, name: str) -> str:
     size = " x ".join(str(n) for n in shape)
     long = [i for i, n in enumerate(shape) if n > 1]
     if len(shape) < 2:
-        raise FormatError(f"{name}: an array of shape {size} is no image")
+        raise FormatError(f"{name}: an array of {len(shape)} axes is no image; it needs Y and X")
     if len(shape) >= 3 and shape[-1] in (3, 4) and np.dtype(dtype) == np.uint8:
         raise FormatError(
             f"{name}: the last axis of {size} may be colour or x; say which with --axes "

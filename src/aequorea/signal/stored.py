@@ -155,7 +155,7 @@ def _known_axes(stored: Stored, axes: str) -> str:
     axes = "".join(a if a in LETTERS or n > 1 else "-" for a, n in zip(axes, stored.shape))
     known = axes.replace("-", "")
     if not set(known) <= set(LETTERS) or len(set(known)) != len(known) or not {"Y", "X"} <= set(known):
-        sizes = " x ".join(str(n) for n in stored.shape if n > 1)
+        sizes = " x ".join(str(n) for n in stored.shape if n > 1) or " x ".join(map(str, stored.shape))
         raise FormatError(
             f"{stored.name}: nothing says what the axes of {sizes} are; "
             "say it with --axes, one letter each of T, C, Z, Y, X, S"

@@ -275,11 +275,15 @@ class LightFieldSpec(RestorationSpec):
         Output planes.
     step
         Lenslets by which neighbouring views shift per plane, where training begins; negative: depth runs the other way.
+    z_step
+        Between output planes, µm; 0: as the files of the training targets say. Where they do not, results have that
+        of a lenslet, for want of a better one.
     """
 
     views: int = Field(default=11, ge=2, le=40)
     depth: int = Field(default=16, ge=1)
     step: float = Field(default=0.08, ge=-1, le=1)
+    z_step: float = Field(default=0.0, ge=0)
 
 
 class LightField(Restoration):
@@ -287,11 +291,22 @@ class LightField(Restoration):
 
     Spec = LightFieldSpec
 
+    def resolve(self, annotations: Sequence[Annotation]) -> Self:
+        """Return the task with the channels of the targets, and with their z step."""
+        known = super().resolve(annotations)
+        spacings = [a.volume.spacing for a in annotations if isinstance(a, TargetImage)]
+        steps = [spacing[0] for spacing in spacings if spacing is not None]
+        z_step = known.spec.z_step or (float(np.median(steps)) if steps else 0.0)
+        return type(self)(known.spec.model_copy(update={"z_step": z_step}))
+
     def own_stem(self) -> nn.Module:
         """Return a stem that makes a first volume of the views."""
         return LensletStem(self.spec.views, self.spec.depth, self.spec.step)
 
     def own_head(self, layout: Layout) -> nn.Module:
         """Return a head that gives all planes."""
-        factor: Triple = (1, self.spec.views, self.spec.views)
-        return VolumeHead(layout.channels[0], layout.strides[0], self.outputs, factor, self.spec.depth)
+        spec = self.spec
+        factor: Triple = (1, spec.views, spec.views)
+        return VolumeHead(
+            layout.channels[0], layout.strides[0], self.outputs, factor, spec.depth, spec.z_step
+        )

@@ -21,7 +21,7 @@ from aequorea.annotations import LabelImage, Points
 from aequorea.errors import AequoreaError
 from aequorea.progress import track
 from aequorea.volume import Array, Region, Spacing, Volume
-from aequorea.workflows.dataset import Entry, Item, Kind, entries, read
+from aequorea.workflows.dataset import Entry, Item, Kind, entries, one, read
 
 MOST_VOXELS = 2**26
 """Of larger images the middle is looked at."""
@@ -120,7 +120,7 @@ def check(
             )
         )
     if not any(entry.label is not None for entry in found):
-        findings.append(Finding("error", str(path), f"none of {len(found)} images has a {kind}"))
+        findings.append(Finding("error", str(path), f"none of {len(found)} images has {one(kind)}"))
     elif len(found) == sum(finding.text == UNPAINTED for finding in findings):
         findings.append(Finding("error", str(path), f"none of {len(found)} crops is painted yet"))
     return sorted(findings, key=lambda finding: finding.level), len(found)

@@ -111,9 +111,10 @@ def crops(
     out = Path(out)
     if (out / INDEX).exists():
         raise DataError(f"{out}: already holds crops; choose another folder with --out")
+    chosen = choose(volume, n=n, size=size, seed=seed, unsureness=unsureness)
     write_json(out / RANGES, {name: measure(volume).plain()})
     made, rows = [], []
-    for region in choose(volume, n=n, size=size, seed=seed, unsureness=unsureness):
+    for region in chosen:
         z, y, x = region.start
         stem = f"{name}_z{z:04d}_y{y:04d}_x{x:04d}"
         crop = Crop(region, out / f"{stem}.ome.tif", out / f"{stem}_label.ome.tif")

@@ -357,8 +357,13 @@ def _expected(kind: Kind) -> str:
     )
 
 
+def one(kind: Kind) -> str:
+    """Return how one annotation is spoken of."""
+    return f"an {kind}" if kind == "image" else f"a {kind}"
+
+
 def _wanted(kind: Kind) -> str:
-    return f"a {kind}; a dataset is {_expected(kind)}"
+    return f"{one(kind)}; a dataset is {_expected(kind)}"
 
 
 def _images(folder: Path, pattern: str = "*") -> dict[str, Path]:
