@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -12,7 +14,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aequorea.engine.durable import Journal, digest, explained, file_digest, sweep, write_file, write_json
+from aequorea.engine.durable import (
+    Journal,
+    digest,
+    explained,
+    file_digest,
+    held,
+    sweep,
+    write_file,
+    write_json,
+)
 from aequorea.errors import DataError
 
 
@@ -149,3 +160,26 @@ def test_journal_from_many_threads(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted((e["n"], e["i"]) for e in journal.entries()) == [(n, i) for n in range(6) for i in range(8)]
+
+
+def test_what_is_held_is_held_by_one_process(tmp_path: Path) -> None:
+    """And by nobody any more once that was killed."""
+    code = f"""
+import time
+from pathlib import Path
+from aequorea.engine.durable import held
+with held(Path({str(tmp_path / "out")!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match="another process is writing it"), held(tmp_path / "out"):
+            pass
+        with held(tmp_path / "another"):
+            pass
+        other.kill()
+        other.wait()
+    for _ in range(2):
+        with held(tmp_path / "out"):
+            pass

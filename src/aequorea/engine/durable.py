@@ -11,12 +11,15 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from aequorea.errors import DataError
 
@@ -50,6 +53,32 @@ def explained(path: Path) -> Iterator[None]:
         else:
             why = f"{(error.strerror or str(error)).lower()}; choose another place"
         raise DataError(f"{path}: cannot be written: {why}") from error
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from writing the same meanwhile; however this one ends, its hold ends too.
+
+    Raises
+    ------
+    DataError
+        If another process holds it.
+    """
+    file = Path(tempfile.gettempdir()) / f"aequorea-{digest(str(path.resolve()).encode())}.lock"
+    lock = FileLock(file)
+    with suppress(OSError):  # where nothing can be locked, nothing is
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise DataError(
+                f"{path}: another process is writing it; wait, or share the work with --part"
+            ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+        lock.release()
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from aequorea import __version__
 from aequorea.crew import AllDone, TakeOver
 from aequorea.engine.counting import measure_together
 from aequorea.engine.counts import counted_type, counter, in_counts, is_counted
-from aequorea.engine.durable import write_json
+from aequorea.engine.durable import held, write_json
 from aequorea.engine.fit_tiles import Tiles, check_tiles, choose_tiles
 from aequorea.engine.inference import Precision
 from aequorea.engine.layer import OURS
@@ -152,11 +152,11 @@ def predict(
     Raises
     ------
     DataError
-        If image, mask and model do not fit each other, or ``out`` holds something else.
+        If image, mask and model do not fit each other, or ``out`` holds something else or is being written.
     SpecError
         If ``memory`` is too little; says the smallest that works.
     """
-    with capped(memory):
+    with capped(memory), held(Path(out)) if part[1] == 1 else nullcontext():
         return _predict(model, source, out, spec, mask, intensity, overwrite, part, say, memory, tiles)
 
 
