@@ -54,8 +54,9 @@ SPACING: Spacing = (0.3, 0.1, 0.1)
 SPECIMENS, TESTED = 96, 20
 MANY = {"light_field": 384}
 """Specimens to learn from where they are quickly made and 96 are soon known by heart."""
-LEARNT = {"light_field": tuple(kind for one in TRAIN_KINDS for kind in (one, "level_sets"))}
-"""Kinds to learn from where what is not in few views would else be filled in from the kinds that were seen."""
+ANY = tuple(kind for one in TRAIN_KINDS for kind in (one, "level_sets"))
+LEARNT = {"light_field": ANY, "isotropic": ANY}
+"""Kinds to learn from where what few views or planes do not tell would else be filled in from the kinds seen."""
 CLASSICAL = {
     "denoise": ("gaussian", "non_local_means", "total_variation"),
     "super_resolve": ("interpolation_yx",),
