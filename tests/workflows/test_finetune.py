@@ -430,6 +430,11 @@ def test_what_a_model_is_cannot_be_changed_by_a_recipe(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_forest_on_a_body_that_trains_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="--backbone filters"):
+        finetune(specimens(1), tmp_path / "run", recipe(backbone="unet", head="forest"))
+
+
 def test_the_command_takes_the_task_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, labels = nuclei(1)
     monkeypatch.chdir(tmp_path)

@@ -18,6 +18,7 @@ from aequorea.errors import DataError, SpecError
 from aequorea.signal.intensity import measure
 from aequorea.volume import Region, from_array
 from aequorea.workflows.open import open as open_volume
+from aequorea.workflows.plan import plan_predict
 from aequorea.workflows.predict import PredictSpec, predict
 from aequorea.workflows.preview import preview
 from quick import SPACING, item, model_file, nuclei, recipe
@@ -463,6 +464,8 @@ def test_an_object_size_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
         predict(model_file("instances"), from_array(image), tmp_path / "a.ome.zarr", spec)
     with pytest.raises(DataError, match=r"name it .*a\.ome\.zarr"):
         predict(model_file("semantic"), from_array(image, SPACING), tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"name it .*plan\.ome\.zarr"):
+        plan_predict(model_file("semantic"), from_array(image, SPACING), tmp_path / "plan.ome.tif")
     assert not any(tmp_path.iterdir())
 
 

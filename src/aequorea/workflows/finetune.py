@@ -187,6 +187,9 @@ def _finetune(data: str | Path | Sequence[Item], run: Path, spec: FinetuneSpec, 
     for kind, words in (*(("backbones", words) for words in candidates), ("adapters", spec.adapter)):
         if words is not None:
             build(kind, words)
+    fixed = [words for words in candidates if not find("backbones", words["name"]).trainable]
+    if spec.head == "forest" and not (card["forest"] if start is not None else fixed):
+        raise SpecError("--head forest: stands on a body that does not train: add --backbone filters")
     source = _Data.prepare(items, task, spec, say, start)
     if limited():
         _require_memory(source, candidates, spec, start)

@@ -33,7 +33,7 @@ from aequorea.signal.intensity import measure, sampled
 from aequorea.volume import Region, Triple, Volume
 from aequorea.workflows.finetune import FinetuneSpec, finetune
 from aequorea.workflows.open import opened
-from aequorea.workflows.predict import COUNTED, MOST_MEASURED, PredictSpec, layout_of, predict
+from aequorea.workflows.predict import COUNTED, MOST_MEASURED, PredictSpec, check_name, layout_of, predict
 from aequorea.workflows.pretrain import JUDGED, PretrainSpec, parted, pretrain
 
 CORES = 2
@@ -112,6 +112,7 @@ def plan_predict(
         Where the run would raise them.
     """
     spec = spec or PredictSpec()
+    check_name(Path(out))
     model = model if isinstance(model, Model) else load(model)
     model.check_channels(volume)
     laid = layout_of(model, volume, spec)

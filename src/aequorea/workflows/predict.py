@@ -175,9 +175,7 @@ def _predict(
 ) -> Predicted:
     spec = spec or PredictSpec()
     named = model
-    if Path(out).suffix.lower() in OTHERS:
-        plain = Path(out).name[: -len(Path(out).suffix)].removesuffix(".ome")
-        raise DataError(f"{out}: results are OME-Zarr: name it {Path(out).with_name(plain)}.ome.zarr")
+    check_name(Path(out))
     if not isinstance(model, Model):
         model = load(model_file(model))
     print_of_model = model.digest
@@ -449,6 +447,13 @@ def body_region(region: Region, size: Triple, tiling: Tiling) -> Region:
     high = [-(-b * m // n) + margin for b, n, m in zip(region.stop, size, domain)]
     grown = Region((low[0], low[1], low[2]), (high[0], high[1], high[2]))
     return grown.clip(tiling.domain)
+
+
+def check_name(out: Path) -> None:
+    """Raise :class:`DataError` where a result's name promises another kind of file."""
+    if out.suffix.lower() in OTHERS:
+        plain = out.with_name(out.stem.removesuffix(".ome"))
+        raise DataError(f"{out}: results are OME-Zarr: name it {plain}.ome.zarr")
 
 
 def _check_room(volume: Volume, work: Region, channels: int, dtype: np.dtype[Any], out: Path) -> None:
