@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 
 import typer
@@ -34,7 +35,7 @@ INTERRUPTED = 130
 """What a command that was stopped by Ctrl-C leaves with."""
 
 
-def _app() -> typer.Typer:
+def _app(names: Sequence[str] = COMMANDS) -> typer.Typer:
     app = typer.Typer(
         name="aequorea",
         help="Few-label segmentation of fluorescence volumes larger than memory.",
@@ -43,7 +44,7 @@ def _app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    for name in COMMANDS:
+    for name in names:
         import_module(f"aequorea.cli.{name}").command(app)
 
     @app.callback(invoke_without_command=True)
@@ -67,7 +68,9 @@ def main() -> None:
     settle()
     words = sys.argv[1:] or ["--help"]
     try:
-        code = _app()(words, standalone_mode=False)
+        # Where a command is named the others need not be made, which takes as long as all else before it begins.
+        app = _app(words[:1]) if words[0] in COMMANDS else _app()
+        code = app(words, standalone_mode=False)
     except AequoreaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
