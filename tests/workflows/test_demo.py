@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tifffile
 import torch
 
-from aequorea.cli import main
 from aequorea.errors import DataError
 from aequorea.workflows import demo as workflow
 from aequorea.workflows.demo import demo
@@ -27,15 +27,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_demo(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], small: None
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], small: None
 ) -> None:
     """The table names both methods, and everything it says is there lies there; again it does nothing anew."""
     out = tmp_path / "demo"
     for _ in range(2):
-        monkeypatch.setattr("sys.argv", ["aequorea", "demo", "--out", str(out), "--steps", "2"])
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert not left.value.code
+        assert not command("demo", "--out", str(out), "--steps", "2")
     printed = capsys.readouterr().out
     assert "finished before, nothing to do" in printed
     assert printed.count("Hidden-voxel R²") == printed.count("Dice from 1,000 painted voxels") == 2

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import tifffile
 import torch
 
 from aequorea.annotations import TargetImage
-from aequorea.cli import main
 from aequorea.errors import DataError, SpecError
 from aequorea.model import load
 from aequorea.signal.intensity import measure
@@ -365,7 +366,7 @@ def test_real_organoids_from_the_folder_as_it_is(tmp_path: Path, real_data: Path
 
 
 def test_fields_of_every_recipe_by_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--set reaches task, backbone, adapter and train; a recipe that there is not is named."""
     data = tmp_path / "data"
@@ -374,13 +375,7 @@ def test_fields_of_every_recipe_by_the_command(
         for array, ending in zip(nuclei(seed), ("", "_label")):
             tifffile.imwrite(data / f"fish_{seed}{ending}.tif", array, metadata={"axes": "ZYX"})
 
-    def run(*words: str) -> int:
-        out = str(tmp_path / "run")
-        monkeypatch.setattr("sys.argv", ["aequorea", "finetune", str(data), "-o", out, *words])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0)
-
+    run = partial(command, "finetune", str(data), "-o", str(tmp_path / "run"))
     assert run("--set", "bone.levels=2") == 2
     assert "did you mean 'backbone'" in capsys.readouterr().err
     words = ("backbone.levels=2", "any_object=true", "train.batch=1", "adapter.rank=2")
@@ -435,7 +430,9 @@ def test_a_forest_on_a_body_that_trains_is_refused(tmp_path: Path) -> None:
         finetune(specimens(1), tmp_path / "run", recipe(backbone="unet", head="forest"))
 
 
-def test_the_command_takes_the_task_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_the_task_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int]
+) -> None:
     image, labels = nuclei(1)
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
@@ -443,8 +440,6 @@ def test_the_command_takes_the_task_of_the_model(tmp_path: Path, monkeypatch: py
     tifffile.imwrite("data/fish_label.tif", labels.astype(np.uint16), metadata={"axes": "ZYX"})
     start = str(model_file("semantic", "unet"))
     words = ["data", "--model", start, "--steps", "1", "--spacing", "2,0.5,0.5", "--set", "patch=[8,24,24]"]
-    monkeypatch.setattr("sys.argv", ["aequorea", "finetune", *words])
-    with pytest.raises(SystemExit) as left:
-        main()
+    assert not command("finetune", *words)
     spec = FinetuneSpec.from_yaml(Path("run/spec.yaml"))
-    assert not left.value.code and spec.task["name"] == "semantic" and spec.patch == (8, 24, 24)
+    assert spec.task["name"] == "semantic" and spec.patch == (8, 24, 24)

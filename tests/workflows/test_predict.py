@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,6 @@ import torch
 import zarr
 
 import aequorea as aq
-from aequorea.cli import main
 from aequorea.engine import writer
 from aequorea.errors import DataError, SpecError
 from aequorea.signal.intensity import measure
@@ -334,22 +335,14 @@ def test_thresholds_and_ranges_are_remembered(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_images_by_the_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--each predicts each; a folder alone is ambiguous; planes are one volume with --sequence."""
     image = nuclei(3)[0]
     (tmp_path / "in").mkdir()
     for name, part in (("a", image), ("b", image[:, ::-1])):
         tifffile.imwrite(tmp_path / "in" / f"{name}.tif", part, metadata={"axes": "ZYX"})
-    model = model_file("semantic")
-
-    def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["aequorea", "predict", str(model), str(tmp_path / "in"), *words])
-        try:
-            main()
-        except SystemExit as left:
-            return int(left.code or 0)
-        return 0
+    run = partial(command, "predict", str(model_file("semantic")), str(tmp_path / "in"))
 
     assert run(str(tmp_path / "out")) == 2
     assert "--each" in capsys.readouterr().err
@@ -366,7 +359,7 @@ def test_a_folder_of_images_by_the_command(
 
 
 def test_a_damaged_image_of_many_does_not_stop_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others are predicted, labels beside their images are left out, and the status says that one is missing."""
     image, labels = nuclei(3)
@@ -383,11 +376,9 @@ def test_a_damaged_image_of_many_does_not_stop_the_others(
         "--spacing",
         "2,0.5,0.5",
     ]
-    monkeypatch.setattr("sys.argv", ["aequorea", "predict", *words])
-    with pytest.raises(SystemExit) as left:
-        main()
+    status = command("predict", *words)
     said = capsys.readouterr()
-    assert left.value.code == 2 and "images that could not be predicted: 1 (above); that were: 2" in said.err
+    assert status == 2 and "images that could not be predicted: 1 (above); that were: 2" in said.err
     assert "b.tif" in said.err and "a_label: labels of a, left out" in said.out
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.ome.zarr", "c.ome.zarr"}
 
@@ -404,6 +395,7 @@ def test_a_damaged_image_of_many_does_not_stop_the_others(
 def test_options_that_do_not_go_together_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     why: str,
@@ -413,26 +405,22 @@ def test_options_that_do_not_go_together_are_refused(
     Path("in").mkdir()
     tifffile.imwrite("in/a.tif", nuclei(3)[0], metadata={"axes": "ZYX"})
     source = "in" if "--each" in words else "in/a.tif"
-    monkeypatch.setattr("sys.argv", ["aequorea", "predict", str(model_file("semantic")), source, *words])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 2 and why in capsys.readouterr().err
+    assert command("predict", str(model_file("semantic")), source, *words) == 2
+    assert why in capsys.readouterr().err
     assert [p.name for p in Path().rglob("*.tif")] == ["a.tif"] and not Path("out").exists()
 
 
-def test_a_mask_needs_no_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_needs_no_channels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int]
+) -> None:
     """Of an image whose axes must be told a mask has those of space."""
     image = nuclei(3)[0]
     monkeypatch.chdir(tmp_path)
     np.save("two.npy", np.stack([image, image]))
     np.save("mask.npy", np.ones(image.shape, np.uint8))
     words = ["--axes", "CZYX", "--channel", "0", "--spacing", "2,0.5,0.5", "--mask", "mask.npy"]
-    monkeypatch.setattr(
-        "sys.argv", ["aequorea", "predict", str(model_file("semantic")), "two.npy", "out", *words]
-    )
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert not left.value.code and Path("out").exists()
+    assert not command("predict", str(model_file("semantic")), "two.npy", "out", *words)
+    assert Path("out").exists()
 
 
 def test_a_preview_keeps_to_what_was_told(tmp_path: Path) -> None:
