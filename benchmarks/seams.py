@@ -166,7 +166,7 @@ class Tally:
 
 def gaps(tally: Tally, control: Tally) -> dict[str, float]:
     """Return what objects across borders lack beside others, with borders and without, and what borders take."""
-    (across, others), (same, beside) = tally.f1(), control.f1()
+    (across, others), (same, smaller) = tally.f1(), control.f1()
     lost, without = tally.dice_gaps(), control.dice_gaps()
     taken = lost - without
     return {
@@ -175,7 +175,7 @@ def gaps(tally: Tally, control: Tally) -> dict[str, float]:
         "dice gap of the same places without borders": float(without[0]),
         "dice that borders take, 95 %": float(np.percentile(taken[1:], 95)),
         "f1 gap": others - across,
-        "f1 gap of the same places without borders": beside - same,
+        "f1 gap of the same places without borders": smaller - same,
         "f1 across borders": across,
         "f1 of the same places without borders": same,
         "f1 that borders take": same - across,
@@ -375,11 +375,11 @@ def beside(core: Triple, size: Triple, grid: Triple) -> Triple:
 
     def along(core: int, size: int, grid: int) -> int:
         if core >= size:
-            return -(-size // grid) * grid
+            return size
         sides = range(-(-size // (5 * grid)) * grid, size // 3 + 1, grid)
         return max(sides, key=lambda s: min(min(at % core, -at % core) for at in range(s, size, s)))
 
-    z, y, x = (along(*axis) for axis in zip(core, size, grid))
+    z, y, x = (along(*axis) for axis in zip(core, multiple(size, grid), grid))
     return z, y, x
 
 

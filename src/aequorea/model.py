@@ -175,10 +175,7 @@ class Model:
         card = dict(self.card)
         card["format"] = 1
         card["version"] = __version__
-        card["task"] = describe("tasks", _name("tasks", self.task), self.task)
-        card["backbone"] = describe(
-            "backbones", _name("backbones", self.network.backbone), self.network.backbone
-        )
+        card |= self._recipes()
         card["self_check"] = self._check()
         tensors = {k: v.detach().cpu().contiguous() for k, v in self.network.state_dict().items()}
         write_file(path, save(tensors, metadata={CARD: json.dumps(card)}))
@@ -188,14 +185,17 @@ class Model:
     @property
     def digest(self) -> str:
         """A digest of the weights and of all that decides a prediction: of a model and of its file the same."""
-        task = describe("tasks", _name("tasks", self.task), self.task)
-        body = describe("backbones", _name("backbones", self.network.backbone), self.network.backbone)
-        words = {word: self.card.get(word) for word in ("spacing", "channels", "point", "normalisation")}
-        digest = hashlib.sha256(json.dumps([task, body, words], sort_keys=True).encode())
+        facts = {word: self.card.get(word) for word in ("spacing", "channels", "point", "normalisation")}
+        digest = hashlib.sha256(json.dumps(self._recipes() | facts, sort_keys=True).encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:32]
+
+    def _recipes(self) -> dict[str, Any]:
+        """Return the recipes of task and backbone, as the card holds them."""
+        plugs = {"task": self.task, "backbone": self.network.backbone}
+        return {word: describe(f"{word}s", _name(f"{word}s", plug), plug) for word, plug in plugs.items()}
 
     def _check(self) -> list[float]:
         """Return 16 numbers of the output for an input that is fixed by a seed."""
@@ -302,7 +302,7 @@ def save_body(path: str | Path, body: Any, card: dict[str, Any]) -> Path:
 
 def card_of(path: str | Path) -> dict[str, Any]:
     """Return the card of a model or body file; that of a body has no ``task``. Raises as :func:`load`."""
-    return _read(Path(path))[0]
+    return _read(Path(path), weights=False)[0]
 
 
 def take_body(body: Any, path: str | Path) -> None:
@@ -323,12 +323,12 @@ def model_file(path: str | Path) -> Path:
     return path / "model.safetensors" if path.is_dir() else path
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     path = model_file(path)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in (file.keys() if weights else ())}
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -262,22 +262,30 @@ class Volume:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of shape, type, spacing and 27 small blocks: tells whether two volumes are the same data."""
-        digest = hashlib.sha256(repr((self.shape, self.dtype.str, self.spacing)).encode())
         # In the middles of thirds: at corners many volumes hold nothing.
         thirds = (sorted({n * i // 6 for i in (1, 3, 5)}) for n in self.size)
-        for middle in product(*thirds):
-            z, y, x = middle
-            block = Region((z, max(0, y - 16), max(0, x - 16)), (z + 1, y + 16, x + 16)).clip(self.region)
-            digest.update(self.read(block).tobytes())
-        return digest.hexdigest()[:16]
+        around = (Region((z, y - 16, x - 16), (z + 1, y + 16, x + 16)) for z, y, x in product(*thirds))
+        return self._digest(self.read(block.clip(self.region)) for block in around)
 
     @cached_property
     def contents(self) -> str:
         """A digest of every voxel, for masks and labels, where a few of them matter; reads all of them."""
+        return self._digest(self.blocks())
+
+    def blocks(self) -> Iterator[Array]:
+        """Yield all of the volume, a block of at most 64 x 512 x 512 voxels at a time, axes ``C Z Y X``."""
+        return map(self.read, self.region.split((64, 512, 512)))
+
+    def _digest(self, blocks: Iterable[Array]) -> str:
         digest = hashlib.sha256(repr((self.shape, self.dtype.str, self.spacing)).encode())
-        for block in self.region.split((64, 512, 512)):
-            digest.update(self.read(block).tobytes())
+        for block in blocks:
+            digest.update(block.tobytes())
         return digest.hexdigest()[:16]
+
+
+def is_length(value: float | None) -> bool:
+    """Whether a number can be a voxel's edge: finite and above 0."""
+    return value is not None and math.isfinite(value) and value > 0
 
 
 def from_array(
@@ -303,7 +311,7 @@ def from_array(
     """
     if not hasattr(array, "shape") or not hasattr(array, "dtype"):
         raise DataError(f"{name}: a {type(array).__name__} is no array; files are opened by aequorea.open")
-    if spacing is not None and (len(spacing) != 3 or not all(0 < s < math.inf for s in spacing)):
+    if spacing is not None and (len(spacing) != 3 or not all(map(is_length, spacing))):
         raise DataError(f"{name}: spacing {spacing} is not three positive numbers in µm (z, y, x)")
     shape = tuple(int(n) for n in array.shape)
     dtype = np.dtype(array.dtype)

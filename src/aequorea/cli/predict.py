@@ -88,6 +88,7 @@ def command(app: typer.Typer) -> None:
         from aequorea.crew import parse_part
         from aequorea.engine.memory import as_bytes
         from aequorea.errors import AequoreaError, DataError, SpecError
+        from aequorea.signal.axes import spatial_axes
         from aequorea.volume import Volume
         from aequorea.workflows.open import open as open_volume
         from aequorea.workflows.open import open_many
@@ -104,9 +105,7 @@ def command(app: typer.Typer) -> None:
             "mirrored": mirrored,
         }
         spec = PredictSpec.parse(words if tile is None else {**words, "tile": tile})
-        # A mask has no channels and no times; what it is of stands where its image is.
-        spatial = "".join(letter for letter in axes if letter in "ZYX") if axes else None
-        over = open_volume(mask, axes=spatial) if mask else None
+        over = open_volume(mask, axes=spatial_axes(axes)) if mask else None
         told = {
             "axes": axes,
             "spacing": numbers(spacing, "--spacing"),

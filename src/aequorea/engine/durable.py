@@ -76,9 +76,10 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
-        lock.release()
+        if lock.is_locked:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+            lock.release()
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -10,13 +10,12 @@ OME-Zarr 0.5 (UDUNITS-2) and as ImageJ, OME-TIFF, NIfTI and Imaris write them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from aequorea.errors import FormatError
-from aequorea.volume import Spacing
+from aequorea.volume import Spacing, is_length
 
 LETTERS = "TCZYXS"
 """Time, channel, z, y, x and the samples of a colour pixel (which become channels)."""
@@ -65,15 +64,11 @@ def voxel_spacing(z: float | None, y: float | None, x: float | None, depth: int)
     depth
         Voxels along z. An image of one plane needs no z step: it is given that of y.
     """
-    if depth == 1 and not _is_length(z):
+    if depth == 1 and not is_length(z):
         z = y
-    if z is None or y is None or x is None or not all(map(_is_length, (z, y, x))):
+    if z is None or y is None or x is None or not all(map(is_length, (z, y, x))):
         return None
     return float(z), float(y), float(x)
-
-
-def _is_length(value: float | None) -> bool:
-    return value is not None and math.isfinite(value) and value > 0
 
 
 def told_spacing(spacing: Sequence[float] | None) -> Spacing | None:
@@ -84,9 +79,14 @@ def told_spacing(spacing: Sequence[float] | None) -> Spacing | None:
         values = tuple(float(s) for s in spacing)
     except (TypeError, ValueError):
         values = ()
-    if len(values) != 3 or not all(map(_is_length, values)):
+    if len(values) != 3 or not all(map(is_length, values)):
         raise FormatError(f"spacing {spacing} is not three positive numbers in µm: --spacing Z,Y,X")
     return values[0], values[1], values[2]
+
+
+def spatial_axes(text: str | None) -> str | None:
+    """Return the letters of space alone: of labels and masks, which lie on an image's grid without its channels."""
+    return None if text is None else "".join(letter for letter in text if letter.upper() in "ZYX")
 
 
 def told_axes(text: str, shape: Sequence[int], name: str) -> str:

@@ -270,23 +270,22 @@ def epithelium(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSp
 
 def level_sets(size: Triple, spacing: Spacing, rng: Generator, spec: StructureSpec) -> Array:
     """Sheets, solids and curves of any form: where smooth random fields pass a level, or two of them do."""
+
+    def beyond(wave: float, share: float) -> Array:
+        return beyond_level(random_field(size, spacing, wave, rng), share, spacing, wave)
+
     light = np.zeros(size, np.float32)
     width = np.float32(np.prod(spacing) ** (1 / 3))
     for _ in range(int(rng.integers(1, 4))):
         wave, half = (math.exp(rng.uniform(*np.log(span))) for span in (spec.wave, spec.half))
-
-        def beyond(share: float, wave: float = wave) -> Array:
-            return beyond_level(random_field(size, spacing, wave, rng), share, spacing, wave)
-
         form = int(rng.integers(3))
         if form == 0:
-            shape = _filled(np.abs(beyond(rng.uniform(0.2, 0.8))), half, width, 1)
+            shape = _filled(np.abs(beyond(wave, rng.uniform(0.2, 0.8))), half, width, 1)
         elif form == 1:
-            shape = np.clip(beyond(1 - rng.uniform(*spec.full)) / width + 0.5, 0, 1)
+            shape = np.clip(beyond(wave, 1 - rng.uniform(*spec.full)) / width + 0.5, 0, 1)
         else:
-            shape = _filled(
-                np.hypot(beyond(rng.uniform(0.3, 0.7)), beyond(rng.uniform(0.3, 0.7))), half, width, 2
-            )
+            both = [beyond(wave, rng.uniform(0.3, 0.7)) for _ in range(2)]
+            shape = _filled(np.hypot(*both), half, width, 2)
         shine = np.exp(spec.spread * (random_field(size, spacing, wave, rng) + rng.normal()))
         light = np.maximum(light, shape * shine, dtype=np.float32)
     return light

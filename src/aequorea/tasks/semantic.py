@@ -90,8 +90,7 @@ class Semantic:
         seen: set[int] = set()
         for annotation in annotations:
             labels = self.target(annotation, annotation.spacing)
-            for block in labels.region.split((64, 512, 512)):
-                values = labels.read(block)
+            for values in labels.blocks():
                 seen.update(np.unique(values[np.isfinite(values)]).astype(int).tolist())
         if seen and max(seen) >= MOST_CLASSES:
             raise DataError(

@@ -21,7 +21,7 @@ from aequorea.annotations import LabelImage, Points
 from aequorea.errors import AequoreaError
 from aequorea.progress import track
 from aequorea.volume import Array, Region, Spacing, Volume
-from aequorea.workflows.dataset import Entry, Item, Kind, entries, one, read
+from aequorea.workflows.dataset import Entry, Item, Kind, an, entries, read
 
 MOST_VOXELS = 2**26
 """Of larger images the middle is looked at."""
@@ -113,22 +113,17 @@ def check(
     findings += _brightness(ranges) + _spacings(items) + _copies(items)
     labelled = [item.annotation for item in items if isinstance(item.annotation, LabelImage)]
     marked = [known for known in labelled if known.unlabelled is not None]
-    if marked and not any(_has_unlabelled(known) for known in marked):
+    if marked and not any((block == k.unlabelled).any() for k in marked for block in k.volume.blocks()):
         findings.append(
             Finding(
                 "warning", str(path), f"no label is {marked[0].unlabelled}, the value of unlabelled voxels"
             )
         )
     if not any(entry.label is not None for entry in found):
-        findings.append(Finding("error", str(path), f"none of {len(found)} images has {one(kind)}"))
+        findings.append(Finding("error", str(path), f"none of {len(found)} images has {an(kind)}"))
     elif len(found) == sum(finding.text == UNPAINTED for finding in findings):
         findings.append(Finding("error", str(path), f"none of {len(found)} crops is painted yet"))
     return sorted(findings, key=lambda finding: finding.level), len(found)
-
-
-def _has_unlabelled(known: LabelImage) -> bool:
-    blocks = known.volume.region.split((64, 512, 512))
-    return any((known.volume.read(block) == known.unlabelled).any() for block in blocks)
 
 
 def _middle(volume: Volume) -> Region:

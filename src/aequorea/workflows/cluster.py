@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aequorea.errors import DataError
+from aequorea.signal.axes import spatial_axes
 from aequorea.volume import Volume
 from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.predict import Predicted, PredictSpec, predict
@@ -76,7 +77,12 @@ def predict_on(
     for line in dict.fromkeys(line for found in lines for line in found):
         say(line)
     return predict(
-        model, open_volume(source, **(opening or {})), out, spec, mask=_mask(mask), say=lambda line: None
+        model,
+        open_volume(source, **(opening or {})),
+        out,
+        spec,
+        mask=_mask(mask, opening),
+        say=lambda line: None,
     )
 
 
@@ -96,12 +102,12 @@ def _part(
         open_volume(source, **opening),
         out,
         PredictSpec.parse(spec),
-        mask=_mask(mask),
+        mask=_mask(mask, opening),
         part=part,
         say=lines.append,
     )
     return [line for line in lines if "nothing to do" not in line]
 
 
-def _mask(path: str | Path | None) -> Volume | None:
-    return open_volume(path) if path else None
+def _mask(path: str | Path | None, opening: dict[str, Any] | None) -> Volume | None:
+    return open_volume(path, axes=spatial_axes((opening or {}).get("axes"))) if path else None

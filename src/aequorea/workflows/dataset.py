@@ -29,6 +29,7 @@ import numpy as np
 from aequorea import registry
 from aequorea.annotations import Annotation, ItemClass, LabelImage, Points, TargetImage, scaled_region
 from aequorea.errors import AequoreaWarning, DataError, nearest
+from aequorea.signal.axes import spatial_axes
 from aequorea.signal.intensity import Intensity, measure
 from aequorea.signal.published_intensity import published_intensity
 from aequorea.volume import Array, Region, Spacing, Triple, Volume
@@ -259,7 +260,7 @@ def read(
     if kind == "points":
         points = Points(read_points(source), size, image.spacing)
         return replace(item, annotation=points.crop(region, size) if entry.region else points)
-    label_axes = None if axes is None or kind == "image" else axes.replace("C", "")
+    label_axes = None if kind == "image" else spatial_axes(axes)
     label = open_volume(source, axes=label_axes, spacing=spacing)
     if kind == "image":
         if entry.region is not None and label.size != region.size:
@@ -357,13 +358,13 @@ def _expected(kind: Kind) -> str:
     )
 
 
-def one(kind: Kind) -> str:
-    """Return how one annotation is spoken of."""
+def an(kind: Kind) -> str:
+    """Return a kind of annotations with its article."""
     return f"an {kind}" if kind == "image" else f"a {kind}"
 
 
 def _wanted(kind: Kind) -> str:
-    return f"{one(kind)}; a dataset is {_expected(kind)}"
+    return f"{an(kind)}; a dataset is {_expected(kind)}"
 
 
 def _images(folder: Path, pattern: str = "*") -> dict[str, Path]:

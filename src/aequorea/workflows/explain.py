@@ -72,8 +72,8 @@ def threshold_curve(dense: Volume) -> dict[float, float]:
         (v for v in (dense, *dense.levels) if v.region.voxels <= LOOKED_AT), (dense, *dense.levels)[-1]
     )
     counts = np.zeros(256, np.int64)
-    for region in level.region.split((64, 512, 512)):
-        counts += count_upper(level.read(region)[0].ravel())
+    for block in level.blocks():
+        counts += count_upper(block[0].ravel())
     above = counts[::-1].cumsum()[::-1] / max(1, counts.sum())
     return {t / 10: float(above[round(25.5 * t)]) for t in range(1, 10)}
 

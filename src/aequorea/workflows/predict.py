@@ -238,23 +238,16 @@ def _predict(
         tell(f"{out}: finished before, nothing to do")
         return Predicted(Path(out), output.result, None, lines)
     if size != volume.size:
-        why = (
-            "as --scale says"
-            if spec.scale is not None
-            else "so that objects look as large as the training's, as --object-size says"
-            if spec.object_size is not None
-            else f"to match the model's voxels of {_text(model.spacing)} µm (--scale 1 turns this off)"
-        )
         tell(
-            f"{volume.name}: computed at {size} voxels instead of {volume.size} (z, y, x), {why}; results are on "
-            "the image's grid"
+            f"{volume.name}: computed at {size} voxels instead of {volume.size} (z, y, x), {_why(model, spec)}; "
+            "results are on the image's grid"
         )
-    if mask is not None and not any(mask.read(block).any() for block in region.split((64, 512, 512))):
-        tell(f"{mask.name}: is 0 everywhere in {region}: nothing is predicted")
-    if volume.spacing is None and volume.size[0] > 1 and size == volume.size:
+    elif volume.spacing is None and volume.size[0] > 1:
         tell(
             f"{volume.name}: voxel size unknown; assumed to be that of the training data (or give --spacing)"
         )
+    if mask is not None and not any(block.any() for block in mask.crop(region).blocks()):
+        tell(f"{mask.name}: is 0 everywhere in {region}: nothing is predicted")
     if intensity is None and volume.region.voxels > COUNTED:
         tell(f"{volume.name}: too large to count every voxel; the intensity range is that of sampled places")
         intensity = model.intensity_of(places(volume))
@@ -428,6 +421,15 @@ def working_size(model: Model, volume: Volume, spec: PredictSpec) -> Triple:
         factor = spec.object_size / float(model.card["object_um"])
         target = (target[0] * factor, target[1] * factor, target[2] * factor)
     return matched_size(volume, target)
+
+
+def _why(model: Model, spec: PredictSpec) -> str:
+    """Return why the network sees an image at another scale."""
+    if spec.scale is not None:
+        return "as --scale says"
+    if spec.object_size is not None:
+        return "so that objects look as large as the training's, as --object-size says"
+    return f"to match the model's voxels of {_text(model.spacing)} µm (--scale 1 turns this off)"
 
 
 def _spacing_at(volume: Volume, size: Triple) -> Spacing | None:
