@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ import pytest
 from hypothesis import settings
 
 from aequorea import registry
-from aequorea.cli import main
 from aequorea.settings import settle
 
 settle()  # as the command line does; before PyTorch is imported
@@ -28,19 +27,6 @@ def data_folder() -> Path | None:
     named = os.environ.get("AEQUOREA_DATA")
     path = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
     return path if (path / "manifest_3d.csv").exists() else None
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Runs ``aequorea`` with some words in this process; returns its exit status."""
-
-    def run(*words: str) -> int:
-        monkeypatch.setattr("sys.argv", ["aequorea", *words])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code or 0)
-
-    return run
 
 
 @pytest.fixture

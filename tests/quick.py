@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
+import pytest
 
 from aequorea.annotations import LabelImage
+from aequorea.cli import main
 from aequorea.engine.train import TrainSpec
 from aequorea.signal.specimens import NucleiSpec, touching_nuclei
 from aequorea.volume import Array, Spacing, from_array
@@ -56,3 +59,14 @@ def model_file(task: str = "semantic", backbone: str = "filters", steps: int = 4
     train = TRAIN.model_copy(update={"steps": steps, "learning_rate": 5e-3}).plain()
     run = Path(mkdtemp(prefix="quick-")) / "run"
     return finetune(specimens(1, 2), run, recipe(task, backbone, train=train)).path
+
+
+def call(*words: str) -> int:
+    """Run the command line in this process; returns its status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["aequorea", *words])
+        try:
+            main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0

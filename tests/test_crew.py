@@ -15,13 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aequorea.cli import main
 from aequorea.crew import Crew, TakeOver, parse_part
 from aequorea.errors import DataError, SpecError
 from aequorea.signal.intensity import measure
 from aequorea.volume import from_array
 from aequorea.workflows.predict import PredictSpec, predict
-from quick import SPACING, model_file, nuclei
+from quick import SPACING, call, model_file, nuclei
 from several import dask_cluster, equal
 
 SPEC = PredictSpec(precision="float32", tile=40_000)
@@ -102,17 +101,6 @@ def command(model: Path, image: Path, out: Path, *more: str) -> list[str]:
         "predict", str(model), str(image), str(out), "--tile", "40000", "--precision", "float32",
         "--spacing", spacing, *more,
     ]  # fmt: skip
-
-
-def call(*words: str) -> int:
-    """Run the command line in this process; returns its status."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["aequorea", *words])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
 
 
 def start(*words: str) -> subprocess.Popen[bytes]:

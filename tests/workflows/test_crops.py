@@ -1,6 +1,5 @@
 """Crops: inside, apart, informative, the same again, and readable as what they are."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from aequorea.volume import Region, Volume, from_array
 from aequorea.workflows.crops import choose, crops, ome_tiff
 from aequorea.workflows.dataset import dataset
 from aequorea.workflows.open import open as open_volume
+from quick import call
 
 
 def textured(size: tuple[int, int, int] = (24, 96, 96), seed: int = 0) -> np.ndarray:
@@ -217,15 +217,13 @@ def test_nothing_is_left_of_crops_that_could_not_be_chosen(tmp_path: Path) -> No
     assert not (tmp_path / "crops").exists()
 
 
-def test_a_time_point_of_several_is_picked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int]
-) -> None:
+def test_a_time_point_of_several_is_picked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Crops of each have names of their own."""
     monkeypatch.chdir(tmp_path)
     frames = np.random.default_rng(0).integers(0, 100, (2, 8, 32, 32), np.uint8)
     tifffile.imwrite("time.ome.tif", frames, metadata={"axes": "TZYX"}, photometric="minisblack")
     words = "crops time.ome.tif --time 1 --n 1 --size 4,16,16 --spacing 2,.5,.5 -o out"
-    assert not command(*words.split())
+    assert not call(*words.split())
     (image,) = [path for path in Path("out").glob("*.tif") if "label" not in path.name]
     z, y, x = (int(part[1:]) for part in image.name.split(".")[0].split("_")[2:])
     assert image.name.startswith("time_t1_")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import torch
 from aequorea.errors import DataError
 from aequorea.workflows import demo as workflow
 from aequorea.workflows.demo import demo
-from quick import SPACING, nuclei
+from quick import SPACING, call, nuclei
 
 torch.set_num_threads(1)
 
@@ -26,13 +25,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workflow, "PRETRAIN", workflow.PRETRAIN.model_copy(update={"steps": 2}))
 
 
-def test_demo(
-    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str], small: None
-) -> None:
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], small: None) -> None:
     """The table names both methods, and everything it says is there lies there; again it does nothing anew."""
     out = tmp_path / "demo"
     for _ in range(2):
-        assert not command("demo", "--out", str(out), "--steps", "2")
+        assert not call("demo", "--out", str(out), "--steps", "2")
     printed = capsys.readouterr().out
     assert "finished before, nothing to do" in printed
     assert printed.count("Hidden-voxel R²") == printed.count("Dice from 1,000 painted voxels") == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from aequorea.volume import Region, from_array
 from aequorea.workflows.dataset import Item, dataset
 from aequorea.workflows.finetune import FinetuneSpec, finetune, patch_size
 from aequorea.workflows.splits import split_groups
-from quick import SPACING, TRAIN, item, model_file, nuclei, recipe, specimens
+from quick import SPACING, TRAIN, call, item, model_file, nuclei, recipe, specimens
 
 torch.set_num_threads(1)
 
@@ -365,9 +364,7 @@ def test_real_organoids_from_the_folder_as_it_is(tmp_path: Path, real_data: Path
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["scores"] == done.scores
 
 
-def test_fields_of_every_recipe_by_the_command(
-    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fields_of_every_recipe_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--set reaches task, backbone, adapter and train; a recipe that there is not is named."""
     data = tmp_path / "data"
     data.mkdir()
@@ -375,7 +372,7 @@ def test_fields_of_every_recipe_by_the_command(
         for array, ending in zip(nuclei(seed), ("", "_label")):
             tifffile.imwrite(data / f"fish_{seed}{ending}.tif", array, metadata={"axes": "ZYX"})
 
-    run = partial(command, "finetune", str(data), "-o", str(tmp_path / "run"))
+    run = partial(call, "finetune", str(data), "-o", str(tmp_path / "run"))
     assert run("--set", "bone.levels=2") == 2
     assert "did you mean 'backbone'" in capsys.readouterr().err
     words = ("backbone.levels=2", "any_object=true", "train.batch=1", "adapter.rank=2")
@@ -430,9 +427,7 @@ def test_a_forest_on_a_body_that_trains_is_refused(tmp_path: Path) -> None:
         finetune(specimens(1), tmp_path / "run", recipe(backbone="unet", head="forest"))
 
 
-def test_the_command_takes_the_task_of_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int]
-) -> None:
+def test_the_command_takes_the_task_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, labels = nuclei(1)
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
@@ -440,6 +435,6 @@ def test_the_command_takes_the_task_of_the_model(
     tifffile.imwrite("data/fish_label.tif", labels.astype(np.uint16), metadata={"axes": "ZYX"})
     start = str(model_file("semantic", "unet"))
     words = ["data", "--model", start, "--steps", "1", "--spacing", "2,0.5,0.5", "--set", "patch=[8,24,24]"]
-    assert not command("finetune", *words)
+    assert not call("finetune", *words)
     spec = FinetuneSpec.from_yaml(Path("run/spec.yaml"))
     assert spec.task["name"] == "semantic" and spec.patch == (8, 24, 24)

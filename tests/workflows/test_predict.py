@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from aequorea.workflows.open import open as open_volume
 from aequorea.workflows.plan import plan_predict
 from aequorea.workflows.predict import PredictSpec, predict
 from aequorea.workflows.preview import preview
-from quick import SPACING, item, model_file, nuclei, recipe
+from quick import SPACING, call, item, model_file, nuclei, recipe
 
 torch.set_num_threads(1)
 
@@ -334,15 +333,13 @@ def test_thresholds_and_ranges_are_remembered(tmp_path: Path) -> None:
     assert facts["intensity"] == measure(from_array(image)).plain()
 
 
-def test_a_folder_of_images_by_the_command(
-    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_images_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--each predicts each; a folder alone is ambiguous; planes are one volume with --sequence."""
     image = nuclei(3)[0]
     (tmp_path / "in").mkdir()
     for name, part in (("a", image), ("b", image[:, ::-1])):
         tifffile.imwrite(tmp_path / "in" / f"{name}.tif", part, metadata={"axes": "ZYX"})
-    run = partial(command, "predict", str(model_file("semantic")), str(tmp_path / "in"))
+    run = partial(call, "predict", str(model_file("semantic")), str(tmp_path / "in"))
 
     assert run(str(tmp_path / "out")) == 2
     assert "--each" in capsys.readouterr().err
@@ -359,7 +356,7 @@ def test_a_folder_of_images_by_the_command(
 
 
 def test_a_damaged_image_of_many_does_not_stop_the_others(
-    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The others are predicted, labels beside their images are left out, and the status says that one is missing."""
     image, labels = nuclei(3)
@@ -376,7 +373,7 @@ def test_a_damaged_image_of_many_does_not_stop_the_others(
         "--spacing",
         "2,0.5,0.5",
     ]
-    status = command("predict", *words)
+    status = call("predict", *words)
     said = capsys.readouterr()
     assert status == 2 and "images that could not be predicted: 1 (above); that were: 2" in said.err
     assert "b.tif" in said.err and "a_label: labels of a, left out" in said.out
@@ -395,7 +392,6 @@ def test_a_damaged_image_of_many_does_not_stop_the_others(
 def test_options_that_do_not_go_together_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     why: str,
@@ -405,21 +401,19 @@ def test_options_that_do_not_go_together_are_refused(
     Path("in").mkdir()
     tifffile.imwrite("in/a.tif", nuclei(3)[0], metadata={"axes": "ZYX"})
     source = "in" if "--each" in words else "in/a.tif"
-    assert command("predict", str(model_file("semantic")), source, *words) == 2
+    assert call("predict", str(model_file("semantic")), source, *words) == 2
     assert why in capsys.readouterr().err
     assert [p.name for p in Path().rglob("*.tif")] == ["a.tif"] and not Path("out").exists()
 
 
-def test_a_mask_needs_no_channels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., int]
-) -> None:
+def test_a_mask_needs_no_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an image whose axes must be told a mask has those of space."""
     image = nuclei(3)[0]
     monkeypatch.chdir(tmp_path)
     np.save("two.npy", np.stack([image, image]))
     np.save("mask.npy", np.ones(image.shape, np.uint8))
     words = ["--axes", "CZYX", "--channel", "0", "--spacing", "2,0.5,0.5", "--mask", "mask.npy"]
-    assert not command("predict", str(model_file("semantic")), "two.npy", "out", *words)
+    assert not call("predict", str(model_file("semantic")), "two.npy", "out", *words)
     assert Path("out").exists()
 
 
