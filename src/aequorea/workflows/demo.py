@@ -39,7 +39,8 @@ CROP: Triple = (24, 96, 96)
 UNSEEN: Triple = (48, 192, 192)
 TEST_RECIPE = NucleiSpec(diameter=(6.0, 13.0), contrast=0.5, brightness=0.6, photons=40.0, glow=0.3)
 """The specimen that is scored comes from other ranges of size, texture and light than those trained on."""
-STEPS = 95
+STEPS, BATCH = 130, 2
+"""On other simulated volumes as good as 95 steps of four samples, at two thirds of the cost."""
 PRETRAIN = TrainSpec(steps=60, batch=2, learning_rate=2e-3)
 """So short that it shows how pretraining is judged, not what it is good for."""
 
@@ -90,7 +91,9 @@ def demo(
     done = finetune(
         train_items,
         out / "run",
-        FinetuneSpec(task={"name": "instances"}, train=TrainSpec(steps=steps, evaluate_every=40)),
+        FinetuneSpec(
+            task={"name": "instances"}, train=TrainSpec(steps=steps, batch=BATCH, evaluate_every=40)
+        ),
     )
     for line in done.lines:
         say(f"   {line}")
