@@ -3,8 +3,9 @@
 1. Parts: one prediction with instance decoding by one process, by two (``--part i/2``), by three of which one is
    killed, and by a Dask cluster of two workers of which one is killed. All stores must be voxel-equal; the seconds of
    one process and of two, each with one thread, are printed with their ratio.
-2. Costs: seconds of each stage per voxel, and seconds and bytes of the join per basin and per edge, measured on the
-   volume; from these, what a volume of 10¹² voxels takes on 100 such processes (``docs/concepts/scale.md``).
+2. Costs: seconds of each stage per voxel, and pieces on the faces of joined regions with what each takes in the last
+   join, measured on the volume; from these, what a volume of 10¹² voxels takes on 100 such processes
+   (``docs/concepts/scale.md``).
 
     python benchmarks/cluster.py            # 64 x 512 x 512 voxels
     python benchmarks/cluster.py --quick    # 32 x 128 x 256 voxels, under a minute
@@ -28,6 +29,7 @@ import torch
 import zarr
 
 import material
+from aequorea.engine.join_tree import JoinTree
 from aequorea.engine.objects import ObjectFinder
 from aequorea.engine.writer import ZarrOutput
 from aequorea.signal.intensity import measure
@@ -125,19 +127,18 @@ def timed(dense: Volume, image: Volume, folder: Path, shard: tuple[int, int, int
     with clock("find objects"):
         for one in shards:
             finder.find(one)
-    began = time.process_time()
-    finder.join()
-    seconds = time.process_time() - began
-    tracemalloc.start()  # which takes time of its own
-    number, base = finder.join()
-    costs["join, per basin"] = seconds / len(number)
-    costs["bytes of the join, per basin"] = tracemalloc.get_traced_memory()[1] / len(number)
-    tracemalloc.stop()
-    costs["basins per voxel"] = len(number) / voxels
-    costs["objects per voxel"] = int(number.max()) / voxels
+    tree = finder.tree
+    with clock("join objects"):
+        for level in range(1, len(tree.grids)):
+            for i in range(int(np.prod(tree.grids[level]))):
+                tree.join(level, i)
+    costs |= last_join(tree)
+    with clock("number objects"):
+        tree.number(finder.rule.min_voxels)
+    costs["objects per voxel"] = tree.count / voxels
     with clock("write objects"):
         for i, one in enumerate(shards):
-            finder.write(i, one, number, base, layer, image)
+            finder.write(i, one, layer, image)
     with clock("pyramid of objects"):
         layer.finish()
     scratch = sum(f.stat().st_size for f in out.scratch("objects").rglob("*") if f.is_file())
@@ -145,29 +146,55 @@ def timed(dense: Volume, image: Volume, folder: Path, shard: tuple[int, int, int
     return costs
 
 
+def last_join(tree: JoinTree) -> dict[str, float]:
+    """Return pieces per voxel on the faces of regions that are joined last, and what each takes there."""
+    top = len(tree.grids) - 1
+    regions = [tree.region(top - 1, i) for i in range(int(np.prod(tree.grids[top - 1])))]
+    faces = sum(
+        r.voxels / r.size[axis] * ((r.start[axis] > 0) + (r.stop[axis] < tree.size[axis]))
+        for r in regions
+        for axis in range(3)
+    )
+    began = time.process_time()
+    tree.join(top, 0)
+    seconds = time.process_time() - began
+    tracemalloc.start()  # which takes time of its own
+    tree.join(top, 0)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    pieces = len(tree.store.load(f"joined{top}/0")["into"])
+    return {
+        "pieces per voxel on faces": pieces / faces,
+        "seconds per piece": seconds / pieces,
+        "bytes per piece": held / pieces,
+    }
+
+
 def brain(costs: dict[str, float]) -> None:
     """Print what the brain takes."""
     shards = BRAIN / 5e6
     print(f"\n{BRAIN:.0e} voxels on {WORKERS} processes of one core: {shards:,.0f} shards")
     total = 0.0
-    for stage in (
-        "intensity range",
-        "network",
-        "store the output",
-        "find objects",
-        "write objects",
-        "pyramid of objects",
-    ):
-        hours = costs[stage] * BRAIN / WORKERS / 3600
+
+    def told(stage: str, hours: float, spread: bool = True) -> None:
+        nonlocal total
         total += hours
-        print(f"{stage:22} {1e9 * costs[stage]:8.1f} CPU-s per gigavoxel {hours:8.1f} h")
-    basins = costs["basins per voxel"] * BRAIN
-    join = costs["join, per basin"] * basins / 3600
-    memory = costs["bytes of the join, per basin"] * basins / 2**30
+        each = f"{1e9 * costs[stage]:8.1f} CPU-s per gigavoxel" if spread else " " * 30
+        print(f"{stage:22} {each} {hours:8.2f} h")
+
+    stages = ("intensity range", "network", "store the output", "find objects", "join objects")
+    for stage in (*stages, "write objects", "pyramid of objects"):
+        told(stage, costs[stage] * BRAIN / WORKERS / 3600)
+    # The last joins are fewer than the processes: 1, 8 and 64 regions at a time, each with a quarter of the faces.
+    pieces = costs["pieces per voxel on faces"] * 6 * BRAIN ** (2 / 3)
+    last = costs["seconds per piece"] * pieces / 3600
+    told("the last three joins", last * (1 + 1 / 4 + 1 / 16), spread=False)
+    told("numbering, by one", costs["number objects"] * BRAIN / 3600, spread=False)
+    memory = costs["bytes per piece"] * pieces / 2**30
     objects = costs["objects per voxel"] * BRAIN
-    print(f"{'join, one process':22} {1e6 * costs['join, per basin']:8.1f} µs per basin        {join:8.1f} h")
     print(
-        f"total {total + join:.1f} h; {objects:.2g} objects of {basins:.2g} basins; the join holds {memory:,.0f} GiB"
+        f"total {total:.1f} h; {objects:.2g} objects; the last join of {pieces:.2g} pieces holds {memory:,.1f} GiB, "
+        f"numbering {24 * objects / 2**30:.1f} GiB"
     )
     print(f"graphs on the disk meanwhile: {costs['scratch bytes per voxel'] * BRAIN / 1e12:.2f} TB")
 

@@ -37,7 +37,7 @@ import torch
 
 import material
 from aequorea.annotations import LabelImage
-from aequorea.engine import checkpoint, durable, inference, layer, objects, train, writer
+from aequorea.engine import checkpoint, durable, inference, join_tree, layer, objects, train, writer
 from aequorea.model import Model
 from aequorea.objectives.mae import MAE as objective
 from aequorea.signal.specimens import touching_nuclei
@@ -59,7 +59,7 @@ PHASES: list[tuple[str, Any, str]] = [
     ("noting it in the journal", durable.Journal, "append"),
     ("pyramid", layer.ZarrLayer, "finish"),
     ("finding objects", objects.ObjectFinder, "find"),
-    ("joining objects", objects.ObjectFinder, "join"),
+    ("joining objects", join_tree.JoinTree, "join"),
     ("numbering objects", objects.ObjectFinder, "write"),
     ("measuring objects", objects.ObjectFinder, "table"),
     ("writing the table", writer.ZarrOutput, "table"),

@@ -169,7 +169,8 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 9, 27, 28, 29, 30, 45, 55])
+# 27 graphs of blocks, 8 and 1 joined, 9 numbered and the word that they are, 27 sums.
+@pytest.mark.parametrize("stop_after", [1, 9, 27, 28, 35, 36, 37, 40, 46, 47, 60, 73])
 def test_a_killed_search_goes_on(tmp_path: Path, monkeypatch, stop_after):
     dense = touching_balls()
     rule = ObjectRule(threshold=128, tau=50)
@@ -219,7 +220,7 @@ def test_what_was_done_is_not_done_again_and_another_rule_starts_afresh(tmp_path
 
 
 def test_noise_as_height_is_refused_before_memory_ends(monkeypatch, rng):
-    monkeypatch.setattr("aequorea.engine.objects.most_pairs", lambda: 100)
+    monkeypatch.setattr("aequorea.engine.join_tree.most_pairs", lambda: 100)
     dense = np.stack([np.full((20, 20, 20), 255), rng.integers(0, 256, (20, 20, 20))]).astype(np.uint8)
     with pytest.raises(DataError, match="noise"):
         run(dense, ObjectRule(threshold=1, tau=1), (6, 6, 6))
@@ -255,4 +256,19 @@ def test_only_open_matters_reach_the_join():
     finder = ObjectFinder(volume, ObjectRule(threshold=128, tau=50), layer.block)
     finder.run(layer)
     table = finder.table()
-    assert len(finder.store.load("graph/0.npz")["end"]) == len(table["id"])
+    assert len(finder.store.load("graph/0")["end"]) == len(table["id"])
+
+
+def test_what_is_joined_last_grows_with_faces_and_not_with_depth():
+    pieces = []
+    for planes in (64, 256):
+        dense = np.tile(touching_balls((32, 32, 32)), (1, planes // 32, 4, 4))
+        volume = from_array(dense)
+        layer = MemoryOutput(block=(16, 32, 32)).layer("o", size=volume.size, dtype=np.uint32, kind="label")
+        finder = ObjectFinder(volume, ObjectRule(128, 50), layer.block)
+        finder.run(layer)
+        top = len(finder.tree.grids) - 1
+        last = finder.store.load(f"joined{top}/0")
+        assert len(last["end"]) == 0, "nothing is open where everything is known"
+        pieces.append(len(last["into"]))
+    assert pieces[1] <= pieces[0]

@@ -105,3 +105,12 @@ def test_packed_nifti_is_unpacked_once_and_leaves_nothing(tmp_path, monkeypatch)
     assert len(unpacked) == 1
     del volume
     assert list(scratch.iterdir()) == []
+
+
+def test_the_header_of_an_npy_is_read_once(tmp_path, monkeypatch):
+    """Before Python 3.12 two threads cannot read one at a time."""
+    array = np.arange(24, dtype=">u2").reshape(2, 3, 4)
+    np.save(tmp_path / "a.npy", np.asfortranarray(array))
+    volume = open(tmp_path / "a.npy", axes="ZYX")
+    monkeypatch.setattr(np, "load", None)
+    np.testing.assert_array_equal(volume.read(Region((0, 1, 0), (2, 3, 4)))[0], array[:, 1:])

@@ -45,11 +45,11 @@ def measure_together(volume: Volume, crew: Crew, folder: Path) -> Intensity:
 
         for item in crew.mine(left(), items):
             counts = count_all(volume, [regions[i] for i in groups[item]], count)
-            store.save(f"{name}/{item}.npz", {"counts": counts})
+            store.save(f"{name}/{item}", {"counts": counts})
         crew.wait(left, items, "intensity")
-        added = store.load(f"{name}/0.npz")["counts"]
+        added = store.load(f"{name}/0")["counts"]
         for item in range(1, items):
-            added = added + store.load(f"{name}/{item}.npz")["counts"]
+            added = added + store.load(f"{name}/{item}")["counts"]
         return added
 
     return measure(volume, total=total)

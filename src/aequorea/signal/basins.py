@@ -9,8 +9,8 @@ Why blocks do not matter. The pointer of a voxel depends on its neighbours alone
 taken in one strict order (highest saddle first, then by the place of the edge in raster order), and both
 the order and the saddles are facts of the voxels. Inside a block, a basin all of whose edges are known
 there is *closed*: a closed basin that is the lower one of an edge meets the same partner at the same moment
-as in the whole volume, so that deciding it early changes nothing. All others are left open for the global
-pass.
+as in the whole volume, so that deciding it early changes nothing. All others are left open, but for edges below
+which both peaks stand deep enough already: peaks only rise.
 
 Read :func:`find_basins`, then :func:`merge_closed`, then :func:`merge`. Sources: watershed by steepest
 ascent, Meyer (1994), Signal Processing 38; merging by persistence, Edelsbrunner, Letscher & Zomorodian
@@ -332,8 +332,10 @@ def merge(
     tau
         Smallest persistence that keeps two pieces apart, in counts of the height map, at least 1.
     opened
-        Pieces of which not every edge is known, (K,). An edge whose lower piece is open is left undecided,
-        and so is whatever touches it from then on. Default: all edges of all pieces are known.
+        Pieces of which not every edge is known, (K,). Their peaks may prove higher, and they may prove parts of
+        others. So an edge whose lower piece is open, and stands less than ``tau`` above it, is left undecided. Its
+        other piece is open from then on, unless it stands as high as ``tau`` above the edge: then no edge that follows
+        can make it part of another one. Default: all edges of all pieces are known.
 
     Returns
     -------
@@ -364,10 +366,12 @@ def merge(
             continue
         if above[low] < above[high]:
             low, high = high, low
+        if tops[low] - saddle >= tau:
+            continue
         if unknown[low]:
-            unknown[high] = True
             undecided.append(edge)
-        elif tops[low] - saddle < tau:
+            unknown[high] = unknown[high] or tops[high] - saddle < tau
+        else:
             parent[low] = high
     return follow_links(np.array(parent, np.int64)), np.array(undecided, np.int64)
 

@@ -1,0 +1,171 @@
+"""Joining the blocks of a volume, two by two along each axis, until one region is left.
+
+Each join reads the graphs of up to eight regions and writes that of the region they make up
+(:mod:`aequorea.signal.graphs`); those of one level can be done in any order, by any number of processes, and are kept,
+so that what was interrupted goes on. Objects that are done on the way are counted together at the end and numbered by
+their peaks. No process holds more than the pieces at the faces of eight regions, and once a number for each object.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aequorea.crew import Crew
+from aequorea.engine.block_store import BlockStore
+from aequorea.engine.memory import require
+from aequorea.errors import DataError
+from aequorea.progress import track
+from aequorea.signal.graphs import STORED, Graph, join
+from aequorea.volume import Region, Triple
+
+NODE_BYTES, EDGE_BYTES = 80, 60
+"""Bytes in memory for each piece and edge of a join."""
+PAIR_BYTES = 50
+"""Memory that an edge takes at the least."""
+SHARE = 0.6
+"""Of the machine's memory that they may take."""
+
+
+class JoinTree:
+    """Joins graphs that are kept as ``graph/N``.
+
+    Parameters
+    ----------
+    store
+        Holds the graphs of all blocks, and what is made of them.
+    name
+        Of the volume, for messages.
+    size
+        Voxels of the volume.
+    block
+        Voxels of a block; blocks are numbered in raster order.
+    neighbours, tau
+        As for :func:`aequorea.signal.graphs.join`.
+    """
+
+    def __init__(
+        self, store: BlockStore, name: str, size: Triple, block: Triple, neighbours: int, tau: int
+    ) -> None:
+        self.store, self.name, self.size, self.block = store, name, size, block
+        self.neighbours, self.tau = neighbours, tau
+        self.grids = [_over(size, block)]
+        """Regions along each axis, by level: blocks first, the volume last."""
+        while len(self.grids) == 1 or max(self.grids[-1]) > 1:
+            self.grids.append(_over(self.grids[-1], (2, 2, 2)))
+        self.names = lru_cache(maxsize=64)(self._names)
+
+    def run(self, crew: Crew) -> None:
+        """Join everything, together with the other processes.
+
+        Raises
+        ------
+        DataError
+            If a join has more edges than memory holds: the height map is noise.
+        TakeOver
+            If another process that was to do its share is lost.
+        """
+        for level in range(1, len(self.grids)):
+            total = int(np.prod(self.grids[level]))
+            mine = crew.mine(self._left(level), total)
+            for i in track(mine, "join objects", len(mine), "region"):
+                self.join(level, i)
+            crew.wait(lambda level=level: self._left(level), total, "join objects")  # type: ignore[misc]
+
+    def join(self, level: int, i: int) -> None:
+        """Make one region of a level out of those of the level before."""
+        children = self._children(level, i)
+        graphs = [self._graph(level - 1, child) for child in children]
+        nodes = sum(len(graph.end) for graph in graphs)
+        # Edges across faces are fewer than voxels there.
+        edges = sum(len(graph.pairs) + len(graph.shell) for graph in graphs)
+        require(NODE_BYTES * nodes + EDGE_BYTES * edges, "joining objects across blocks does not fit")
+        most = most_pairs()
+        if edges > most:
+            raise DataError(
+                f"{self.name}: over {most:,} pairs of touching basins, more than memory holds: the height map is "
+                "noise (train longer, or raise the persistence), or this takes a larger machine"
+            )
+        made = join(graphs, self.region(level, i), self.size, neighbours=self.neighbours, tau=self.tau)
+        first = np.cumsum([0, *(len(graph.end) for graph in graphs)])
+        self.store.save(
+            f"joined{level}/{i}",
+            made.graph.arrays()
+            | {"into": made.into, "done": made.end, "size": made.voxels}
+            | {"children": np.array(children), "first": first},
+        )
+
+    def number(self, min_voxels: int) -> None:
+        """Number the objects 1 … by their peaks in raster order, but for those of fewer voxels."""
+        regions = [(level, i) for level in range(1, len(self.grids)) for i in self._all(level)]
+        done = [self.store.load(f"joined{level}/{i}", ("done", "size")) for level, i in regions]
+        peaks = np.sort(np.concatenate([one["done"][one["size"] >= max(1, min_voxels)] for one in done]))
+        for (level, i), one in zip(regions, done):
+            number = (np.searchsorted(peaks, one["done"]) + 1).astype(np.uint32)
+            number[one["size"] < max(1, min_voxels)] = 0
+            self.store.save(f"numbered{level}/{i}", {"number": number})
+        self.store.save("numbered", {"count": np.array(len(peaks))})
+
+    @property
+    def numbered(self) -> bool:
+        """Whether that is done."""
+        return "numbered" in self.store
+
+    @property
+    def count(self) -> int:
+        """Objects."""
+        return int(self.store.load("numbered")["count"])
+
+    def _names(self, level: int, i: int) -> NDArray[np.uint32]:
+        """Return the object number of each piece of a region; 0: none."""
+        if level + 1 == len(self.grids):
+            return np.zeros(0, np.uint32)
+        place = np.unravel_index(i, self.grids[level])
+        above = int(np.ravel_multi_index([p // 2 for p in place], self.grids[level + 1]))
+        record = self.store.load(f"joined{level + 1}/{above}", ("into", "children", "first"))
+        own = int(np.flatnonzero(record["children"] == i)[0])
+        into = record["into"][record["first"][own] : record["first"][own + 1]]
+        number = self.store.load(f"numbered{level + 1}/{above}")["number"]
+        out = np.zeros(len(into), np.uint32)
+        goes_on = into >= 0
+        out[goes_on] = self.names(level + 1, above)[into[goes_on]]
+        out[~goes_on] = number[-1 - into[~goes_on]]
+        return out
+
+    def _graph(self, level: int, i: int) -> Graph:
+        kind = f"joined{level}" if level else "graph"
+        return Graph.of(self.store.load(f"{kind}/{i}", STORED))
+
+    def _all(self, level: int) -> range:
+        return range(int(np.prod(self.grids[level])))
+
+    def _left(self, level: int) -> list[int]:
+        return sorted(set(self._all(level)) - self.store.numbers(f"joined{level}"))
+
+    def _children(self, level: int, i: int) -> list[int]:
+        """Return the numbers of the regions of the level before that make up a region."""
+        place, grid = np.unravel_index(i, self.grids[level]), self.grids[level - 1]
+        cells = product(*(range(2 * int(p), min(2 * int(p) + 2, n)) for p, n in zip(place, grid)))
+        return [int(np.ravel_multi_index(cell, grid)) for cell in cells]
+
+    def region(self, level: int, i: int) -> Region:
+        """Return the region that is number ``i`` of its level."""
+        place = np.unravel_index(i, self.grids[level])
+        side = [b * 2**level for b in self.block]
+        start = [int(p) * n for p, n in zip(place, side)]
+        return Region.at(start, side).clip(Region.whole(self.size))
+
+
+def _over(size: Triple, block: Triple) -> Triple:
+    z, y, x = (-(-n // b) for n, b in zip(size, block))
+    return z, y, x
+
+
+def most_pairs() -> int:
+    """Return how many edges a join may hold on this machine."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16e9
+    return int(SHARE * memory / PAIR_BYTES)
