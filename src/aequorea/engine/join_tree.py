@@ -9,7 +9,7 @@ their peaks. No process holds more than the pieces at the faces of eight regions
 from __future__ import annotations
 
 import os
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import numpy as np
@@ -46,6 +46,11 @@ class JoinTree:
         Voxels of a block; blocks are numbered in raster order.
     neighbours, tau
         As for :func:`aequorea.signal.graphs.join`.
+
+    Attributes
+    ----------
+    grids
+        How many regions there are along each axis, by level: blocks first, the volume last.
     """
 
     def __init__(
@@ -54,7 +59,6 @@ class JoinTree:
         self.store, self.name, self.size, self.block = store, name, size, block
         self.neighbours, self.tau = neighbours, tau
         self.grids = [_over(size, block)]
-        """Regions along each axis, by level: blocks first, the volume last."""
         while len(self.grids) == 1 or max(self.grids[-1]) > 1:
             self.grids.append(_over(self.grids[-1], (2, 2, 2)))
         self.names = lru_cache(maxsize=64)(self._names)
@@ -70,11 +74,11 @@ class JoinTree:
             If another process that was to do its share is lost.
         """
         for level in range(1, len(self.grids)):
-            total = int(np.prod(self.grids[level]))
-            mine = crew.mine(self._left(level), total)
+            left, total = partial(self._left, level), len(self._all(level))
+            mine = crew.mine(left(), total)
             for i in track(mine, "join objects", len(mine), "region"):
                 self.join(level, i)
-            crew.wait(lambda level=level: self._left(level), total, "join objects")  # type: ignore[misc]
+            crew.wait(left, total, "join objects")
 
     def join(self, level: int, i: int) -> None:
         """Make one region of a level out of those of the level before."""
