@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import tifffile
 import torch
+import torch._dynamo  # optimizers do: once here in place of once in each child
 
 import material
 from aequorea.annotations import LabelImage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
@@ -220,6 +221,7 @@ def test_100_000_files_begin_within_ten_seconds(tmp_path: Path, monkeypatch: pyt
         raise Stopped
 
     monkeypatch.setattr(verb, "train", train)
+    gc.freeze()  # what the tests before left is not what a user's process holds
     began = time.process_time()
     with pytest.raises(Stopped):
         pretrain(paths, run, SPEC, groups=[path.split("/")[0] for path in paths], say=quiet)

@@ -23,6 +23,7 @@ from aequorea.workflows import pretrain as module
 from aequorea.workflows.pretrain import PretrainSpec, pretrain
 from aequorea.workflows.unlabelled import find_volumes
 from crowd import crowd
+from quick import nuclei
 
 
 def volumes(n: int, size: tuple[int, int, int] = (16, 48, 48)) -> list:
@@ -166,12 +167,17 @@ def test_any_number_of_processes_gives_the_losses_of_one(
     """Under torchrun with Gloo, each process reading its own blocks; also where one process began and two went on."""
     for n, volume in enumerate(volumes(2)):
         tifffile.imwrite(tmp_path / f"fish_{n}.tif", volume.read()[0], metadata={"axes": "ZYX"})
+    (tmp_path / "painted").mkdir()
+    for name, array in zip(("small", "small_label"), nuclei(5, (8, 64, 64))):
+        np.save(tmp_path / "painted" / f"{name}.npy", array)
 
     def words(run: str) -> list[str]:
         # Small steps: AdamW makes large ones of gradients that are rounding and no more, and those differ.
         more = "--steps 3 --batch 4 --patch 8,32,32 --learning-rate 0.0001"
         fields = "--set train.precision=float32 --set train.checkpoint_every=1"
-        return f"pretrain {tmp_path} -o {tmp_path / run} {more} {fields}".split()
+        probe = f"--probe {tmp_path / 'painted'}"
+        images = f"{tmp_path / 'fish_0.tif'} {tmp_path / 'fish_1.tif'}"
+        return f"pretrain {images} -o {tmp_path / run} {more} {fields} {probe}".split()
 
     def losses(run: str, world: int) -> list[float]:
         crowd(world, "-m", "aequorea", *words(run), env={})
