@@ -220,7 +220,7 @@ def test_what_was_done_is_not_done_again_and_another_rule_starts_afresh(tmp_path
 
 
 def test_noise_as_height_is_refused_before_memory_ends(monkeypatch, rng):
-    monkeypatch.setattr("aequorea.engine.join_tree.most_pairs", lambda: 100)
+    monkeypatch.setattr("aequorea.engine.join_tree.machine_memory", lambda: 20_000.0)
     dense = np.stack([np.full((20, 20, 20), 255), rng.integers(0, 256, (20, 20, 20))]).astype(np.uint8)
     with pytest.raises(DataError, match="noise"):
         run(dense, ObjectRule(threshold=1, tau=1), (6, 6, 6))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from aequorea.signal import graphs
 from aequorea.signal.basins import find_basins, merge_closed, paint
 from aequorea.signal.graphs import Graph, join
 from aequorea.volume import Region
@@ -44,8 +47,13 @@ def halves(region, cut):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.data(), st.sampled_from([6, 26]), st.sampled_from([1, 30, 90]))
-def test_any_tree_of_cuts_gives_the_objects_of_the_whole(data, neighbours, tau):
+@given(st.data(), st.sampled_from([6, 26]), st.sampled_from([1, 30, 90]), st.sampled_from([7, 1 << 16]))
+def test_any_tree_of_cuts_gives_the_objects_of_the_whole(data, neighbours, tau, at_once):
+    with patch.object(graphs, "AT_ONCE", at_once):
+        check_a_tree(data, neighbours, tau)
+
+
+def check_a_tree(data, neighbours, tau):
     size = tuple(data.draw(st.integers(1, 14)) for _ in range(3))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**31)))
     height = ndimage.gaussian_filter(rng.random(size), data.draw(st.sampled_from([0, 1.5])))
@@ -69,9 +77,9 @@ def test_any_tree_of_cuts_gives_the_objects_of_the_whole(data, neighbours, tau):
         return combine(region, made)
 
     def combine(region, made):
-        graphs = [graph for graph, _ in made]
-        done = join(graphs, region, size, neighbours=neighbours, tau=tau)
-        first = np.cumsum([0, *(len(graph.end) for graph in graphs)])
+        parts = [graph for graph, _ in made]
+        done = join(parts, region, size, neighbours=neighbours, tau=tau)
+        first = np.cumsum([0, *(len(graph.end) for graph in parts)])
         open_voxels = []
         for offset, (_, lists) in zip(first, made):
             for voxel, piece in lists:
@@ -79,7 +87,7 @@ def test_any_tree_of_cuts_gives_the_objects_of_the_whole(data, neighbours, tau):
                 closed = into < 0
                 peaks.ravel()[voxel[closed]] = done.end[-1 - into[closed]]
                 open_voxels.append((voxel[~closed], into[~closed]))
-        assert done.voxels.sum() + done.graph.voxels.sum() == sum(g.voxels.sum() for g in graphs)
+        assert done.voxels.sum() + done.graph.voxels.sum() == sum(part.voxels.sum() for part in parts)
         return done.graph, open_voxels
 
     whole = Region.whole(size)

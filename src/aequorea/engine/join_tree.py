@@ -23,12 +23,10 @@ from aequorea.progress import track
 from aequorea.signal.graphs import STORED, Graph, join
 from aequorea.volume import Region, Triple
 
-NODE_BYTES, EDGE_BYTES = 80, 60
-"""Bytes in memory for each piece and edge of a join."""
-PAIR_BYTES = 50
-"""Memory that an edge takes at the least."""
+NODE_BYTES, EDGE_BYTES, FACE_BYTES = 120, 90, 60
+"""Bytes in memory for each piece, edge and voxel on faces of a join."""
 SHARE = 0.6
-"""Of the machine's memory that they may take."""
+"""Of the machine's memory that a join may take."""
 
 
 class JoinTree:
@@ -84,15 +82,15 @@ class JoinTree:
         """Make one region of a level out of those of the level before."""
         children = self._children(level, i)
         graphs = [self._graph(level - 1, child) for child in children]
-        nodes = sum(len(graph.end) for graph in graphs)
-        # Edges across faces are fewer than voxels there.
-        edges = sum(len(graph.pairs) + len(graph.shell) for graph in graphs)
-        require(NODE_BYTES * nodes + EDGE_BYTES * edges, "joining objects across blocks does not fit")
-        most = most_pairs()
-        if edges > most:
+        pieces = sum(len(graph.end) for graph in graphs)
+        edges = sum(len(graph.pairs) for graph in graphs)
+        faces = sum(len(graph.shell) for graph in graphs)
+        needed = NODE_BYTES * pieces + EDGE_BYTES * edges + FACE_BYTES * faces
+        require(needed, "joining objects across blocks does not fit")
+        if needed > SHARE * machine_memory():
             raise DataError(
-                f"{self.name}: over {most:,} pairs of touching basins, more than memory holds: the height map is "
-                "noise (train longer, or raise the persistence), or this takes a larger machine"
+                f"{self.name}: {edges:,} pairs of touching basins, more than memory holds: the height map is noise "
+                "(train longer, or raise the persistence), or this takes a larger machine"
             )
         made = join(graphs, self.region(level, i), self.size, neighbours=self.neighbours, tau=self.tau)
         first = np.cumsum([0, *(len(graph.end) for graph in graphs)])
@@ -169,7 +167,6 @@ def _over(size: Triple, block: Triple) -> Triple:
     return z, y, x
 
 
-def most_pairs() -> int:
-    """Return how many edges a join may hold on this machine."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16e9
-    return int(SHARE * memory / PAIR_BYTES)
+def machine_memory() -> float:
+    """Return the bytes of main memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16e9

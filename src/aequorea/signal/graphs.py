@@ -10,7 +10,7 @@ of a region, and not with its volume, and regions can be joined again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from aequorea.signal.basins import Ints, Mask, Pairs, follow_links, merge, offsets, strongest, sum_by
 from aequorea.volume import Array, Region, Triple
+
+AT_ONCE = 1 << 16
+"""Voxels of faces that are looked at at a time."""
 
 
 @dataclass(frozen=True)
@@ -185,23 +188,33 @@ class _Faces:
 
     def edges(self, region: Region, size: Triple, neighbours: int) -> list[Pairs]:
         """Return the edges between voxels of different parts, by direction."""
-        here = np.stack(np.unravel_index(self.voxel, size), axis=1)
         steps = offsets(neighbours)
         out = []
-        for direction, step in enumerate(steps[len(steps) // 2 :]):
-            there = here + step
-            inside = np.flatnonzero(np.all((there >= region.start) & (there < region.stop), axis=1))
-            at, found = self.look_up(np.ravel_multi_index(tuple(there[inside].T), size))
-            near, far = inside[found], at[found]
-            across = self.part[near] != self.part[far]
-            near, far = near[across], far[across]
-            saddle = np.minimum(self.height[near], self.height[far]).astype(np.int16)
-            out.append(Pairs(self.piece[near], self.piece[far], saddle, self.voxel[near] * 16 + direction))
+        for first, here in self._places(size):
+            for direction, step in enumerate(steps[len(steps) // 2 :]):
+                there = here + step
+                inside = np.flatnonzero(np.all((there >= region.start) & (there < region.stop), axis=1))
+                at, found = self.look_up(np.ravel_multi_index(tuple(there[inside].T), size))
+                near, far = first + inside[found], at[found]
+                across = self.part[near] != self.part[far]
+                near, far = near[across], far[across]
+                saddle = np.minimum(self.height[near], self.height[far]).astype(np.int16)
+                out.append(
+                    Pairs(self.piece[near], self.piece[far], saddle, self.voxel[near] * 16 + direction)
+                )
         return out
 
     def on_surface(self, region: Region, size: Triple) -> Ints:
         """Return the voxels that have neighbours outside the region, inside the volume."""
-        at = np.stack(np.unravel_index(self.voxel, size), axis=1)
-        low = (at == region.start) & (np.array(region.start) > 0)
-        high = (at == np.array(region.stop) - 1) & (np.array(region.stop) < size)
-        return np.flatnonzero((low | high).any(1))
+        low, high = np.array(region.start), np.array(region.stop) - 1
+        cut = (low > 0, high < np.array(size) - 1)
+        found = [
+            first + np.flatnonzero((((at == low) & cut[0]) | ((at == high) & cut[1])).any(1))
+            for first, at in self._places(size)
+        ]
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+    def _places(self, size: Triple) -> Iterator[tuple[int, Ints]]:
+        """Yield the places (N, 3) of so many voxels at a time that they weigh little, and which is the first."""
+        for first in range(0, len(self.voxel), AT_ONCE):
+            yield first, np.stack(np.unravel_index(self.voxel[first : first + AT_ONCE], size), axis=1)
