@@ -32,6 +32,7 @@ import material
 from aequorea.engine.join_tree import JoinTree
 from aequorea.engine.objects import ObjectFinder
 from aequorea.engine.writer import ZarrOutput
+from aequorea.signal import graphs
 from aequorea.signal.intensity import measure
 from aequorea.volume import Volume
 from aequorea.workflows.open import open as open_volume
@@ -158,6 +159,7 @@ def last_join(tree: JoinTree) -> dict[str, float]:
     began = time.process_time()
     tree.join(top, 0)
     seconds = time.process_time() - began
+    graphs.AT_ONCE = 1024  # of a small volume the usual number is all, and weighs more than the rest
     tracemalloc.start()  # which takes time of its own
     tree.join(top, 0)
     held = tracemalloc.get_traced_memory()[1]
