@@ -67,8 +67,8 @@ NEAR = 4
 SPACING = (2.0, 0.5, 0.5)
 LARGE: Triple = (128, 1024, 1024)
 CROP: Triple = (32, 160, 160)
-CROPS = {"unet": 20, "hiera": 60}
-TRAIN: dict[str, dict[str, Any]] = {"unet": {"steps": 1500}, "hiera": {"steps": 2400, "batch": 2}}
+CROPS = 20
+STEPS = {"unet": 1500, "hiera": 4000}
 RECIPES: dict[str, dict[str, Any]] = {"unet": {}, "hiera": {"patch": (32, 96, 96), "brightness": 0.4}}
 """Chosen on simulated volumes of other seeds, shapes and fading than the one that is counted."""
 CELLS = NucleiSpec(diameter=(34.0, 44.0), elongation=(1.0, 1.4), roughness=0.08, pitch=1.0, filled=1.0)
@@ -183,27 +183,27 @@ def gaps(tally: Tally, control: Tally) -> dict[str, float]:
     }
 
 
-def simulated_crops(number: int) -> list[Item]:
+def simulated_crops() -> list[Item]:
     """Return labelled crops of the default recipe."""
     items = []
-    for seed in range(number):
+    for seed in range(CROPS):
         specimen = touching_nuclei(CROP, SPACING, 1000 + seed)
         labels = from_array(specimen.labels, SPACING)
         image = from_array(specimen.image, SPACING)
-        split = "val" if seed == number - 1 else "train"
+        split = "val" if seed == CROPS - 1 else "train"
         items.append(Item(f"crop {seed}", image, LabelImage(labels), f"{seed}", split))
     return items
 
 
 def simulated(work: Path, backbone: str, start: str | None, steps: int | None) -> dict[str, float]:
     """Train on simulated crops, predict the large specimen, count."""
-    items = simulated_crops(CROPS[backbone])
-    recipe = TRAIN[backbone] | ({"steps": steps} if steps else {})
+    items = simulated_crops()
+    steps = steps or STEPS[backbone]
     spec = FinetuneSpec(
         task={"name": "instances"},
         backbone={"name": backbone},
         start=start,
-        train=TrainSpec(**recipe, evaluate_every=recipe["steps"] // 4),
+        train=TrainSpec(steps=steps, evaluate_every=steps // 4),
         **RECIPES[backbone],
     )
     done = finetune(items, work / "run", spec)
@@ -477,7 +477,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("scratch/seams"))
     parser.add_argument("--only", nargs="*", default=["real", "simulated", "windows"])
-    parser.add_argument("--backbone", default="unet", choices=list(TRAIN))
+    parser.add_argument("--backbone", default="unet", choices=list(STEPS))
     parser.add_argument("--start", help="pretrained body that the simulated parts start from")
     parser.add_argument("--steps", type=int, help="of the simulated parts; default by backbone")
     args = parser.parse_args()
