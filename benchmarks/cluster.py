@@ -29,6 +29,7 @@ import torch
 import zarr
 
 import material
+from aequorea.crew import Crew
 from aequorea.engine.join_tree import JoinTree
 from aequorea.engine.objects import ObjectFinder
 from aequorea.engine.writer import ZarrOutput
@@ -130,9 +131,7 @@ def timed(dense: Volume, image: Volume, folder: Path, shard: tuple[int, int, int
             finder.find(one)
     tree = finder.tree
     with clock("join objects"):
-        for level in range(1, len(tree.grids)):
-            for i in range(int(np.prod(tree.grids[level]))):
-                tree.join(level, i)
+        tree.run(Crew())
     costs |= last_join(tree)
     with clock("number objects"):
         tree.number(finder.rule.min_voxels)

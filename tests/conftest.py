@@ -17,11 +17,7 @@ from aequorea.settings import settle
 
 settle()  # as the command line does; before PyTorch is imported
 
-from aequorea.annotations import LabelImage  # noqa: E402
-from aequorea.signal.specimens import touching_nuclei  # noqa: E402
-from aequorea.volume import from_array  # noqa: E402
-from aequorea.workflows import pretrain  # noqa: E402
-from aequorea.workflows.dataset import Item  # noqa: E402
+from aequorea.workflows import pretrain, stroke_probe  # noqa: E402
 
 # How long an example takes says something of the machine's other work, nothing of the law.
 settings.register_profile("untimed", deadline=None)
@@ -50,13 +46,7 @@ def real_data() -> Path:
 @pytest.fixture(autouse=True)
 def small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pretraining be judged on a small specimen: the usual one takes longer than most tests train."""
-
-    def item() -> Item:
-        specimen = touching_nuclei((8, 64, 64), (2.0, 0.5, 0.5), 4711)
-        labels = LabelImage(from_array(specimen.labels, specimen.spacing))
-        return Item("simulated nuclei", from_array(specimen.image, specimen.spacing), labels, "simulated")
-
-    monkeypatch.setattr(pretrain, "simulated_item", item)
+    monkeypatch.setattr(stroke_probe, "SIMULATED", (8, 64, 64))
     monkeypatch.setattr(pretrain, "SETTLING", 4)
 
 

@@ -25,18 +25,7 @@ def graph_of(foreground, height, region, neighbours, tau):
     inside[place], high[place] = foreground[seen.slices], height[seen.slices]
     found = find_basins(inside, high, spacing=None, neighbours=neighbours, start=region.start, size=size)
     basins = merge_closed(found, tau)
-    z, y, x = (a - s for a, s in zip(np.unravel_index(basins.shell, size), region.start))
-    graph = Graph(
-        basins.end,
-        basins.height,
-        basins.leaves,
-        basins.voxels,
-        basins.pairs,
-        basins.shell,
-        basins.ids[z, y, x].astype(np.int64) - 1,
-        height.ravel()[basins.shell],
-    )
-    return graph, basins.ids
+    return Graph.of_block(basins, high, region.start, size), basins.ids
 
 
 def halves(region, cut):

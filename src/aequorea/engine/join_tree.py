@@ -8,7 +8,6 @@ their peaks. No process holds more than the pieces at the faces of eight regions
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache, partial
 from itertools import product
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from aequorea.crew import Crew
 from aequorea.engine.block_store import BlockStore
-from aequorea.engine.memory import require
+from aequorea.engine.memory import machine_memory, require
 from aequorea.errors import DataError
 from aequorea.progress import track
 from aequorea.signal.graphs import STORED, Graph, join
@@ -25,6 +24,8 @@ from aequorea.volume import Region, Triple
 
 NODE_BYTES, EDGE_BYTES, FACE_BYTES = 120, 90, 60
 """Bytes in memory for each piece, edge and voxel on faces of a join."""
+USUAL = 16e9
+"""Bytes of main memory of a machine that does not tell."""
 SHARE = 0.6
 """Of the machine's memory that a join may take."""
 
@@ -59,7 +60,7 @@ class JoinTree:
         self.grids = [_over(size, block)]
         while len(self.grids) == 1 or max(self.grids[-1]) > 1:
             self.grids.append(_over(self.grids[-1], (2, 2, 2)))
-        self.names = lru_cache(maxsize=64)(self._names)
+        self._names_below = lru_cache(maxsize=16)(self._split_names)
 
     def run(self, crew: Crew) -> None:
         """Join everything, together with the other processes.
@@ -80,25 +81,22 @@ class JoinTree:
 
     def join(self, level: int, i: int) -> None:
         """Make one region of a level out of those of the level before."""
-        children = self._children(level, i)
-        graphs = [self._graph(level - 1, child) for child in children]
+        graphs = [self._graph(level - 1, child) for child in self._children(level, i)]
         pieces = sum(len(graph.end) for graph in graphs)
         edges = sum(len(graph.pairs) for graph in graphs)
         faces = sum(len(graph.shell) for graph in graphs)
         needed = NODE_BYTES * pieces + EDGE_BYTES * edges + FACE_BYTES * faces
         require(needed, "joining objects across blocks does not fit")
-        if needed > SHARE * machine_memory():
+        if needed > SHARE * (machine_memory() or USUAL):
             raise DataError(
                 f"{self.name}: {edges:,} pairs of touching basins, more than memory holds: the height map is noise "
                 "(train longer, or raise the persistence), or this takes a larger machine"
             )
         made = join(graphs, self.region(level, i), self.size, neighbours=self.neighbours, tau=self.tau)
-        first = np.cumsum([0, *(len(graph.end) for graph in graphs)])
+        first = np.cumsum([0, *(len(graph.end) for graph in graphs[:-1])])
         self.store.save(
             f"joined{level}/{i}",
-            made.graph.arrays()
-            | {"into": made.into, "done": made.end, "size": made.voxels}
-            | {"children": np.array(children), "first": first},
+            made.graph.arrays() | {"into": made.into, "first": first, "done": made.end, "size": made.voxels},
         )
 
     def number(self, min_voxels: int) -> None:
@@ -122,21 +120,23 @@ class JoinTree:
         """Objects."""
         return int(self.store.load("numbered")["count"])
 
-    def _names(self, level: int, i: int) -> NDArray[np.uint32]:
+    def names(self, level: int, i: int) -> NDArray[np.uint32]:
         """Return the object number of each piece of a region; 0: none."""
         if level + 1 == len(self.grids):
             return np.zeros(0, np.uint32)
         place = np.unravel_index(i, self.grids[level])
         above = int(np.ravel_multi_index([p // 2 for p in place], self.grids[level + 1]))
-        record = self.store.load(f"joined{level + 1}/{above}", ("into", "children", "first"))
-        own = int(np.flatnonzero(record["children"] == i)[0])
-        into = record["into"][record["first"][own] : record["first"][own + 1]]
-        number = self.store.load(f"numbered{level + 1}/{above}")["number"]
-        out = np.zeros(len(into), np.uint32)
+        return self._names_below(level + 1, above)[self._children(level + 1, above).index(i)]
+
+    def _split_names(self, level: int, i: int) -> list[NDArray[np.uint32]]:
+        """Return the object numbers of the pieces of each region that a region was made of."""
+        record = self.store.load(f"joined{level}/{i}", ("into", "first"))
+        into, number = record["into"], self.store.load(f"numbered{level}/{i}")["number"]
         goes_on = into >= 0
-        out[goes_on] = self.names(level + 1, above)[into[goes_on]]
-        out[~goes_on] = number[-1 - into[~goes_on]]
-        return out
+        names = np.zeros(len(into), np.uint32)
+        names[goes_on] = self.names(level, i)[into[goes_on]]
+        names[~goes_on] = number[-1 - into[~goes_on]]
+        return np.split(names, record["first"][1:])
 
     def _graph(self, level: int, i: int) -> Graph:
         kind = f"joined{level}" if level else "graph"
@@ -165,8 +165,3 @@ class JoinTree:
 def _over(size: Triple, block: Triple) -> Triple:
     z, y, x = (-(-n // b) for n, b in zip(size, block))
     return z, y, x
-
-
-def machine_memory() -> float:
-    """Return the bytes of main memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 16e9

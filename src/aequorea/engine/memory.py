@@ -38,6 +38,13 @@ def give_back_memory() -> None:
         _trim(0)
 
 
+def machine_memory() -> int | None:
+    """Return the bytes of main memory of this machine, if the system tells."""
+    if sys.platform == "win32" or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def resident() -> int:
     """Return the bytes of main memory that this process holds (the most it ever held, if the system tells no more)."""
     with suppress(OSError):

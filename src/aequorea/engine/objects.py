@@ -36,7 +36,7 @@ from aequorea.engine.tiles import part_of
 from aequorea.errors import DataError
 from aequorea.progress import track
 from aequorea.results import Layer, Table
-from aequorea.signal.basins import Basins, find_basins, merge_closed
+from aequorea.signal.basins import find_basins, merge_closed
 from aequorea.signal.graphs import Graph
 from aequorea.signal.measure import add_up, gather, measure_block, object_table
 from aequorea.volume import Array, Region, Triple, Volume
@@ -188,7 +188,9 @@ class ObjectFinder:
                 ),
                 self.rule.tau,
             )
-            self.store.save(f"graph/{i}", self._pack(basins, region, height))
+            graph = Graph.of_block(basins, height, region.start, self.dense.size)
+            packed = np.frombuffer(imagecodecs.zstd_encode(basins.ids.tobytes(), level=1), np.uint8)
+            self.store.save(f"graph/{i}", graph.arrays() | {"basins": packed})
 
     def _blocks_of(self, shard: Region) -> list[int]:
         """Return the numbers of the blocks that a shard consists of."""
@@ -199,21 +201,6 @@ class ObjectFinder:
             (z.ravel(), y.ravel(), x.ravel()), self.tree.grids[0]
         ).tolist()
         return numbers
-
-    def _pack(self, basins: Basins, region: Region, height: NDArray[np.uint8]) -> dict[str, Array]:
-        z, y, x = (a - s for a, s in zip(np.unravel_index(basins.shell, self.dense.size), region.start))
-        graph = Graph(
-            end=basins.end,
-            height=basins.height,
-            leaves=basins.leaves,
-            voxels=basins.voxels,
-            pairs=basins.pairs,
-            shell=basins.shell,
-            shell_id=basins.ids[z, y, x].astype(np.int64) - 1,
-            shell_height=height[z + 1, y + 1, x + 1],
-        )
-        packed = np.frombuffer(imagecodecs.zstd_encode(basins.ids.tobytes(), level=1), np.uint8)
-        return graph.arrays() | {"basins": packed}
 
     def write(
         self,

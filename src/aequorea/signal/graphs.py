@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aequorea.signal.basins import Ints, Mask, Pairs, follow_links, merge, offsets, strongest, sum_by
+from aequorea.signal.basins import Basins, Ints, Mask, Pairs, follow_links, merge, offsets, strongest, sum_by
 from aequorea.volume import Array, Region, Triple
 
 AT_ONCE = 1 << 16
@@ -53,6 +53,21 @@ class Graph:
     shell: Ints
     shell_id: Ints
     shell_height: NDArray[np.uint8]
+
+    @classmethod
+    def of_block(cls, basins: Basins, height: NDArray[np.uint8], start: Triple, size: Triple) -> Graph:
+        """Return what a block knows, from what :func:`aequorea.signal.basins.find_basins` was given and found."""
+        z, y, x = (a - s for a, s in zip(np.unravel_index(basins.shell, size), start))
+        return cls(
+            end=basins.end,
+            height=basins.height,
+            leaves=basins.leaves,
+            voxels=basins.voxels,
+            pairs=basins.pairs,
+            shell=basins.shell,
+            shell_id=basins.ids[z, y, x].astype(np.int64) - 1,
+            shell_height=height[z + 1, y + 1, x + 1],
+        )
 
     def arrays(self) -> dict[str, Array]:
         """Return everything by name, to be stored."""

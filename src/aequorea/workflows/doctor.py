@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -98,9 +97,11 @@ def _threads() -> str:
 
 
 def _memory() -> str:
-    if sys.platform == "win32" or "SC_PHYS_PAGES" not in os.sysconf_names:
+    from aequorea.engine.memory import machine_memory
+
+    total = machine_memory()
+    if total is None:
         return "size unknown on this system"
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     words = limit.read_text().strip() if limit.is_file() else "max"
     text = f"{total / 2**30:.1f} GiB"

@@ -32,6 +32,8 @@ from aequorea.tasks.semantic import Semantic, SemanticSpec
 from aequorea.volume import Region, Volume, from_array
 from aequorea.workflows.dataset import Item
 
+SIMULATED = (24, 128, 128)
+"""Voxels (z, y, x) of the simulated volume."""
 PART = (32, 160, 160)
 """Most voxels (z, y, x) of a volume that are looked at: its middle."""
 PLANES = 8
@@ -42,7 +44,7 @@ SETS = 3
 
 def simulated_item() -> Item:
     """Return a labelled volume for those who have none: simulated nuclei."""
-    specimen = touching_nuclei((24, 128, 128), (2.0, 0.5, 0.5), 4711)
+    specimen = touching_nuclei(SIMULATED, (2.0, 0.5, 0.5), 4711)
     labels = LabelImage(from_array(specimen.labels, specimen.spacing))
     return Item("simulated nuclei", from_array(specimen.image, specimen.spacing), labels, "simulated")
 
