@@ -52,7 +52,7 @@ from aequorea.workflows.open import open as open_volume
 
 KILLS, QUICK_KILLS = 60, 3
 STEPS = {"steps": 16, "batch": 2, "evaluate_every": 8, "checkpoint_every": 4}
-SIZE, TILE = (32, 192, 192), 400_000
+SIZE, TILE = (32, 128, 128), 180_000
 VERBS = ("finetune", "predict", "pretrain")
 
 PHASES: list[tuple[str, Any, str]] = [

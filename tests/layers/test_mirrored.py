@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_a_turned_image_is_a_turned_answer(body, task, words, z, times, seed) ->
     grid = net.backbone.layout(SPACING).grid
     views = words.get("views", 1)
     planes = 1 if task == "light_field" else z + 2 * (words.get("planes", 1) // 2)
-    size = (planes, *(t * g * views for t, g in zip(times, grid[1:])))
+    size = (planes, *(t * math.lcm(g, 16) * views for t, g in zip(times, grid[1:])))
     image = torch.randn(1, 1, *size, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         made = Mirrored(net)(image, SPACING)

@@ -36,6 +36,8 @@ PASS_BYTES = 220_000_000
 """Bytes that a pass over something small takes beside its voxels: what convolutions work in."""
 STORED_AT_ONCE = 1 << 18
 """Voxels whose output is turned at once into what is stored."""
+LOOKED = 16
+"""Voxels along each side of what is computed at full reach, to see what a halo leaves out."""
 
 
 @dataclass
@@ -262,7 +264,7 @@ def halo_error(network: Network, task: Any, image: Volume, spacing: Spacing | No
     reach, usual = network.sight(network.body_spacing(spacing))
     if reach is None or task.over == "items":
         return {}
-    core = [1 if n == 1 else max(g, 32 // g * g) for n, g in zip(domain, grid)]
+    core = [1 if n == 1 else max(g, LOOKED // g * g) for n, g in zip(domain, grid)]
     around = [0 if n == 1 else -(-r // g) * g for n, r, g in zip(domain, reach, grid)]
     step = [n // d for n, d in zip(image.size, domain)]
     # Along an axis that the body sees as one plane all of the image is read.
