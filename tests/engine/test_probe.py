@@ -62,6 +62,24 @@ def test_equals_logistic_regression(rng, penalty):
     assert np.abs(apply(head, x)[:, 0].numpy() - wanted).max() < 1e-3
 
 
+def test_features_that_are_much_alike_take_few_evaluations(rng):
+    """As filters of neighbouring scales give them; the optimum is that of the features as they are."""
+    features = rng.standard_normal((600, 1)) + 0.02 * rng.standard_normal((600, 16))
+    truth = (features[:, 0] - features[:, 1] + 0.01 * rng.standard_normal(600) > 0).astype(float)
+    head, evaluations = DenseHead(16, (1, 1, 1), 1), []
+
+    def counted(output, target):
+        evaluations.append(1)
+        return entropy(output, target)
+
+    x = torch.from_numpy(features.astype(np.float32))
+    fit_head(head, x, torch.from_numpy(truth)[:, None], counted, 0.5)
+    scaled = StandardScaler().fit_transform(features)
+    oracle = LogisticRegression(C=2, tol=1e-9, max_iter=5000, solver="newton-cholesky").fit(scaled, truth)
+    assert np.abs(apply(head, x)[:, 0].numpy() - oracle.decision_function(scaled)).max() < 1e-2
+    assert len(evaluations) < 15  # 21 where they are solved for as they are
+
+
 def test_equals_multinomial_regression(rng):
     features = rng.standard_normal((500, 4)).astype(np.float32)
     truth = np.argmax(features[:, :3] + 0.5 * rng.standard_normal((500, 3)), 1)
