@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -37,7 +36,7 @@ def test_it_takes_less_than_half_a_second(words: list[str]) -> None:
         after, wall = os.times(), time.perf_counter() - began
         busy = after.children_user + after.children_system - before.children_user - before.children_system
         times.append(busy or wall)  # other tests may keep this one waiting; Windows does not count children
-    assert statistics.median(times) < LIMIT_S
+    assert min(times) < LIMIT_S  # whatever else the machine does only adds
 
 
 @pytest.mark.parametrize("words", [["-c", "import aequorea"], ["-m", "aequorea", "--help"]])
