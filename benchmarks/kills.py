@@ -9,7 +9,7 @@ Besides: a finished command run again changes nothing and does nothing but look 
 checkpoint or shard is passed over or made again, and the command says so.
 
     python benchmarks/kills.py            # 60 kills each
-    python benchmarks/kills.py --quick    # 3 kills each, under a minute
+    python benchmarks/kills.py --quick    # 3 kills each, two minutes
 """
 
 from __future__ import annotations
