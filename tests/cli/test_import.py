@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -36,7 +37,7 @@ def test_it_takes_less_than_half_a_second(words: list[str]) -> None:
         after, wall = os.times(), time.perf_counter() - began
         busy = after.children_user + after.children_system - before.children_user - before.children_system
         times.append(busy or wall)  # other tests may keep this one waiting; Windows does not count children
-    assert min(times) < LIMIT_S  # whatever else the machine does only adds
+    assert statistics.median(times) < LIMIT_S
 
 
 @pytest.mark.parametrize("words", [["-c", "import aequorea"], ["-m", "aequorea", "--help"]])

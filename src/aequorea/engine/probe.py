@@ -110,6 +110,18 @@ def linear_map(head: nn.Module) -> nn.Conv3d | None:
     return maps[0]
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute with one thread: so small a problem is done before several have agreed on who does what."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def fit_head(
     head: nn.Module,
     features: Tensor,
@@ -153,8 +165,7 @@ def fit_head(
     steady = spread <= 1e-6 * x.abs().amax(0)
     gain = torch.where(steady, 0.0, 1 / spread.clamp(min=1e-300))
     x = ((x - mean) * gain).T.contiguous()
-    with _one_thread():
-        apart = _apart(x, penalty)
+    apart = _apart(x, penalty)
     truth = target.detach().cpu().T.contiguous()[None, :, None, None, :]
     weight = torch.zeros(conv.out_channels, len(x), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(conv.out_channels, dtype=torch.float64, requires_grad=True)
@@ -174,7 +185,7 @@ def fit_head(
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    with _one_thread(), torch.enable_grad():
+    with torch.enable_grad():
         solver.step(objective)  # type: ignore[no-untyped-call]
     if not bool(torch.isfinite(weight).all() and torch.isfinite(bias).all()):
         raise DataError("the loss is not finite on the labelled voxels: look at labels and intensities")
@@ -182,17 +193,6 @@ def fit_head(
         folded = weight @ apart * gain
         conv.weight.copy_(folded.view_as(conv.weight))
         conv.bias.copy_(bias - folded @ mean)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one thread: so small a problem is done before several have agreed on who does what."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _apart(x: Tensor, penalty: float) -> Tensor:
