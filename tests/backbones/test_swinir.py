@@ -210,10 +210,10 @@ def whole(net: Network, image: np.ndarray) -> np.ndarray:
         return net(torch.from_numpy(tiling.read(from_array(image), tiling.domain))[None], None)[0].numpy()
 
 
-@settings(max_examples=20)
+@settings(max_examples=25)
 @given(
     st.sampled_from(("super_resolve", "denoise", "isotropic")),
-    st.tuples(st.integers(1, 6), st.integers(1, 60), st.integers(1, 60)),
+    st.tuples(st.integers(1, 6), st.integers(1, 70), st.integers(1, 70)),
     st.tuples(st.integers(1, 3), st.integers(1, 8), st.integers(1, 8)),
     st.integers(0, 9),
 )
